@@ -1,0 +1,191 @@
+"""Errors of a frozen encoder: landmark regression and landmark matching.
+
+python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task matching --data mafl
+python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task regression --data mafl --annotations 10 --seeds 0 1 2
+python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task matching --data mafl --features untrained    # a floor
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from lead_ray import features, geometry, regression, shards
+from lead_ray.artefacts import digest, environment, plain, read_json, write_json
+from lead_ray.matching import Matching, match_pairs
+from lead_ray.models import weights
+from lead_ray.models.baselines import ColourPatches, untrained
+from lead_ray.regression import RegressionSettings
+from lead_ray.stage import pick_device
+
+Features = Literal["learned", "untrained", "colour"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """What is measured, on what."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A finished run's folder, or a file of encoder weights."""
+    task: Literal["regression", "matching"]
+    data: Path
+    """Prepared folder with landmarks."""
+    features: Features = "learned"
+    """The run's own, or a floor: the same network untrained, or raw colour patches."""
+    train_split: str = "train"
+    """Where regression finds its annotated images."""
+    test_split: str = "test"
+    """What the error is measured on."""
+    limit: int | None = None
+    """Only the first so many test images."""
+    annotations: int | None = None
+    """Annotated images for regression; all if not given."""
+    copies: int = 0
+    """Warped copies of each annotated image to train on in its place (DVE's limited-annotation protocol)."""
+    seeds: tuple[int, ...] = (0,)
+    """One regression for each: which images are annotated, and the regressor's start."""
+    regression: RegressionSettings = field(default_factory=RegressionSettings)
+    matching: Matching = field(default_factory=Matching)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def weights(self) -> Path:
+        return self.run / "encoder.safetensors" if self.run.is_dir() else self.run
+
+    @property
+    def folder(self) -> Path:
+        """Where results and cached features go: the run's folder, or beside the weights."""
+        return self.run if self.run.is_dir() else self.run.with_suffix("")
+
+    def encoder(self) -> nn.Module:
+        card = weights.read_card(self.weights)
+        encoders = {
+            "learned": lambda: weights.load(self.weights),
+            "untrained": lambda: untrained(card),
+            "colour": ColourPatches,
+        }
+        return encoders[self.features]().eval().to(pick_device(self.device))
+
+
+def evaluate(settings: Evaluate) -> dict[str, Any]:
+    """Measure, write the run's eval/<task>-<data>-....json, return its content; a result that exists is read."""
+    manifest = shards.read_manifest(settings.data)
+    path = settings.folder / "eval" / f"{_name(settings, manifest)}.json"
+    if path.exists():
+        return read_json(path)
+    measure = {"regression": _regression, "matching": _matching}[settings.task]
+    result = {
+        "task": settings.task,
+        "features": settings.features,
+        "data": manifest.dataset,
+        **measure(settings),
+        "settings": plain(settings),
+        "environment": environment(),
+    }
+    write_json(path, result)
+    return result
+
+
+def _name(settings: Evaluate, manifest: shards.Manifest) -> str:
+    matters = plain(settings) | {"data": manifest.source_checksum, "run": None, "device": None}
+    few = f"-{settings.annotations}" if settings.annotations else ""
+    return f"{settings.task}-{manifest.dataset}-{settings.features}{few}-{digest(matters)}"
+
+
+def _test_images(settings: Evaluate) -> shards.Images:
+    images = shards.load(settings.data, settings.test_split)
+    if images.landmarks.shape[1] == 0:
+        raise ValueError(f"data={settings.data} has no landmarks: prepare it with --landmarks")
+    count = settings.limit or len(images.ids)
+    if count > len(images.ids):
+        raise ValueError(f"limit must be at most the {len(images.ids)} images of {settings.test_split}, got {count}")
+    return shards.Images(
+        pixels=images.pixels[:count],
+        ids=images.ids[:count],
+        identity=images.identity[:count],
+        landmarks=images.landmarks[:count],
+        visible=images.visible[:count],
+    )
+
+
+def _matching(settings: Evaluate) -> dict[str, Any]:
+    images = _test_images(settings)
+    encoder, device = settings.encoder(), pick_device(settings.device)
+    even = len(images.ids) // 2 * 2
+    matches = match_pairs(
+        images.pixels[:even].to(device),
+        torch.from_numpy(images.landmarks[:even]).to(device),
+        encoder,
+        settings.matching,
+    )
+    return {"pairs": even // 2, **matches.summary()}
+
+
+def normalised_landmarks(images: shards.Images) -> Tensor:
+    """Landmarks of stored images, [-1, 1] over the encoder's crop."""
+    side = images.pixels.shape[2] - 2 * features.MARGIN
+    points = geometry.crop_points(torch.from_numpy(images.landmarks), margin=features.MARGIN)
+    return geometry.normalise(points, height=side, width=side)
+
+
+def _regression(settings: Evaluate) -> dict[str, Any]:
+    train, test = shards.load(settings.data, settings.train_split), _test_images(settings)
+    encoder, device = settings.encoder(), pick_device(settings.device)
+    test_blocks = _cached(settings, encoder, test, settings.test_split, device)
+    truth, visible = normalised_landmarks(test).to(device), torch.from_numpy(test.visible).to(device)
+    everyone = normalised_landmarks(train)
+    errors, floors = [], []
+    for seed in settings.seeds:
+        generator = torch.Generator().manual_seed(seed)
+        count = settings.annotations or len(train.ids)
+        chosen = regression.annotations(count, len(train.ids), seed)
+        points, seen = everyone[chosen], torch.from_numpy(train.visible)[chosen]
+        if settings.copies:
+            pixels, copied = regression.warped_copies(
+                train.pixels[chosen], torch.from_numpy(train.landmarks)[chosen], settings.copies, generator
+            )
+            blocks = features.extract(encoder, pixels.to(device), cropped=True)
+            points, seen = copied, seen.repeat_interleave(settings.copies, dim=0)
+        elif settings.annotations:
+            blocks = features.extract(encoder, train.pixels[chosen].to(device))
+        else:
+            blocks = [b[chosen.to(device)] for b in _cached(settings, encoder, train, settings.train_split, device)]
+        points, seen = points.to(device), seen.to(device)
+        fitted = regression.fit(blocks, points, settings.regression, generator, visible=seen)
+        errors.append(regression.evaluate(fitted.predict(test_blocks), truth, visible=visible).mean)
+        mean_face = regression.mean_face(points, len(truth), visible=seen)
+        floors.append(regression.evaluate(mean_face, truth, visible=visible).mean)
+    return {
+        "images": len(test.ids),
+        "annotations": settings.annotations or len(train.ids),
+        "error": fmean(errors),
+        "error_std": stdev(errors) if len(errors) > 1 else None,
+        "errors": errors,
+        "mean_face": fmean(floors),
+    }
+
+
+def _cached(
+    settings: Evaluate, encoder: nn.Module, images: shards.Images, split: str, device: torch.device
+) -> list[Tensor]:
+    source = shards.read_manifest(settings.data).source_checksum
+    key = digest({"data": source, "split": split, "images": len(images.ids), "features": settings.features})
+    path = settings.folder / "features" / f"{split}-{settings.features}-{key}.safetensors"
+    return features.cached(path, encoder, images.pixels.to(device))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    result = evaluate(tyro.cli(Evaluate, args=arguments, description=__doc__))
+    for name, value in result.items():
+        if isinstance(value, float):
+            print(f"{name:24} {value:8.3f}")
+        elif name not in ("settings", "environment"):
+            print(f"{name:24} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Frozen features: computed once for each image, at native resolution, and kept."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lead_ray import geometry, views
+from lead_ray.artefacts import atomic
+
+MARGIN = 20
+"""Pixels cropped from every side of a 136 px image (PROTOCOLS of DVE and CL)."""
+
+
+def crops(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 ch cw"]:
+    """Stored images -> the encoder's normalised input."""
+    return views.normalise(geometry.crop_images(images, margin=MARGIN).float() / 255)
+
+
+@torch.no_grad()
+def extract(
+    encoder: nn.Module, images: UInt8[Tensor, "n 3 h w"], *, cropped: bool = False, batch_size: int = 64
+) -> list[Tensor]:
+    """Blocks of all images in float16, on the images' device, finest first.
+
+    Args:
+        cropped: the images are crops already.
+    """
+
+    def batches() -> Iterator[list[Tensor]]:
+        for batch in images.split(batch_size):
+            inputs = views.normalise(batch.float() / 255) if cropped else crops(batch)
+            yield [block.half() for block in encoder(inputs)]
+
+    return [torch.cat(blocks) for blocks in zip(*batches(), strict=True)]
+
+
+def cached(path: Path, encoder: nn.Module, images: UInt8[Tensor, "n 3 h w"]) -> list[Tensor]:
+    """extract(), kept in a file that later calls read instead."""
+    if path.exists():
+        blocks = load_file(path, device=str(images.device))
+        return [blocks[f"block{level}"] for level in range(len(blocks))]
+    blocks = extract(encoder, images)
+    with atomic(path) as temporary:
+        save_file({f"block{level}": block.contiguous() for level, block in enumerate(blocks)}, temporary)
+    return blocks

@@ -1,0 +1,156 @@
+"""Start a stage: in this process, or on Ray Train workers that Ray Data feeds."""
+
+import dataclasses
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from lead_ray import ingest
+from lead_ray.artefacts import RunFolder
+from lead_ray.progress import Phase, phase
+from lead_ray.stage import Stage, Worker, load_resident, pick_device, work
+
+RESTARTS = 3  # of all workers together, after one has died; each goes on from the last checkpoint
+LEAST_CPU = 0.1
+FAILURE = "error.txt"  # what a worker says that fails for a reason which trying again cannot mend
+
+
+def run(stage: Stage, *, title: str | None = None) -> RunFolder:
+    """Train a stage unless it is finished, from its last checkpoint where there is one; return its folder."""
+    stage = dataclasses.replace(stage, data=stage.data.absolute(), out=stage.out.absolute())
+    folder = stage.open()
+    title = title or f"{stage.kind} {stage.name}"
+    if folder.result is not None:
+        print(f"{title}: finished before, {folder.path}")
+        return folder
+    with phase(title, stage.schedule().steps) as shown:
+        if stage.workers:
+            with _followed(folder, shown):
+                _on_ray(stage, folder)
+        else:
+            worker = Worker(device=pick_device(stage.device))
+            for metrics in work(stage, folder, load_resident(stage, worker), worker):
+                _show(shown, metrics)
+    print(f"{title}: {folder.path}")
+    return folder
+
+
+def _show(shown: Phase, metrics: dict[str, float]) -> None:
+    shown.update(metrics["step"], f"loss {metrics['loss']:.3f}, {metrics['images_per_second']:.0f} images/s")
+
+
+@contextmanager
+def _followed(folder: RunFolder, shown: Phase) -> Iterator[None]:
+    """Show what rank 0, in another process, adds to metrics.jsonl."""
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(1):
+            if history := folder.metrics():
+                _show(shown, history[-1])
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        over.set()
+        follower.join()
+        if history := folder.metrics():
+            _show(shown, history[-1])
+
+
+def _on_ray(stage: Stage, folder: RunFolder) -> None:
+    import ray
+    from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    ingest.connect()
+    resources = ray.cluster_resources()
+    use_gpu = stage.device == "cuda" or (stage.device == "auto" and resources.get("GPU", 0) > 0)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"stage": stage, "folder": folder},
+        scaling_config=ScalingConfig(
+            num_workers=stage.workers,
+            use_gpu=use_gpu,
+            resources_per_worker=worker_resources(resources, stage.workers, use_gpu),
+        ),
+        datasets=ingest.shards_by_worker(stage.data, stage.split, workers=stage.workers, lanes=stage.lanes),
+        # Lanes are sharded already: each worker reads the data set that bears its rank.
+        dataset_config=DataConfig(datasets_to_split=[]),
+        run_config=RunConfig(
+            name="ray", storage_path=str(folder.path), failure_config=FailureConfig(max_failures=RESTARTS)
+        ),
+    )
+    failure = folder.path / FAILURE
+    failure.unlink(missing_ok=True)
+    trainer.fit()
+    if failure.exists():
+        raise RuntimeError(failure.read_text())
+
+
+def worker_resources(cluster: dict[str, float], workers: int, use_gpu: bool) -> dict[str, float]:
+    """What each worker asks for: a GPU where there are any, and its share of the cores; one is left to Ray Data.
+
+    Raises: ValueError when the cluster cannot meet it and nothing says that it might grow.
+    """
+    grows = bool(os.environ.get("RAY_ADDRESS"))  # a cluster joined by address may have an autoscaler
+    cpus, gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
+    if use_gpu and gpus < workers and not grows:
+        raise ValueError(f"workers={workers} need a GPU each, the cluster has {gpus:.0f}: use --workers {gpus:.0f}")
+    if use_gpu:
+        return {"CPU": 1 if cpus > workers else LEAST_CPU, "GPU": 1}
+    share = min(max(cpus - 1, cpus / 2) / workers, max(1, (cpus - 1) // workers))
+    if share < LEAST_CPU and not grows:
+        raise ValueError(
+            f"workers={workers} share {cpus:g} CPUs, less than {LEAST_CPU} each: use at most "
+            f"--workers {int(cpus / 2 / LEAST_CPU)}, or --workers 0 for this process alone"
+        )
+    return {"CPU": max(LEAST_CPU, int(share) if share >= 1 else round(share, 2))}
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One Ray Train worker: read its lanes, train, report.
+
+    Ray starts all workers again after any error. That mends a lost process, but not wrong settings or a loss that
+    is not finite: the worker that meets such an error writes it down, and those started again return at once.
+    """
+    failure = config["folder"].path / FAILURE
+    if failure.exists():
+        return
+    try:
+        _train(config["stage"], config["folder"])
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        failure.write_text(f"{error}\n")
+        raise
+
+
+def _train(stage: Stage, folder: RunFolder) -> None:
+    import ray.train
+    from ray.train.torch import get_device, prepare_model
+
+    context = ray.train.get_context()
+    device = get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    worker = Worker(
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        device=device,
+        wrap=lambda module: prepare_model(
+            module, parallel_strategy_kwargs={"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        ),
+    )
+    sizes = stage.sampling().lane_sizes
+    pixels = ingest.resident(
+        ray.train.get_dataset_shard(f"worker-{worker.rank}"),
+        sum(sizes[lane] for lane in worker.lanes(stage.lanes)),
+        device,
+    )
+    for metrics in work(stage, folder, pixels, worker):
+        ray.train.report(metrics)

@@ -1,0 +1,75 @@
+"""Encoders on disk: safetensors, whose header says what they are, what they learned from and how to load them."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
+from lead_ray.models.trunk import Trunk, TrunkSettings
+
+LOAD = "lead_ray.models.weights.load('PATH'): image batch -> list of feature maps"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a file of weights is."""
+
+    kind: Literal["trunk", "dense"]
+    trunk: TrunkSettings
+    fpn: FpnSettings | None = None
+    trained: dict
+    """Data, steps, images seen, commit: how the weights came about."""
+    load: str = LOAD
+
+
+def build(card: Card) -> nn.Module:
+    """The encoder that a card describes, with fresh weights."""
+    trunk = Trunk(card.trunk)
+    return trunk if card.kind == "trunk" else DenseEncoder(trunk, Fpn(trunk.channels, card.fpn))
+
+
+def describe(encoder: nn.Module, trained: dict) -> Card:
+    """The card of an encoder."""
+    if isinstance(encoder, DenseEncoder):
+        return Card(kind="dense", trunk=encoder.trunk.settings, fpn=encoder.fpn.settings, trained=trained)
+    return Card(kind="trunk", trunk=encoder.settings, trained=trained)
+
+
+def save(path: Path, encoder: nn.Module, trained: dict, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write weights and card; the caller makes it atomic."""
+    state = {
+        name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
+        for name, value in encoder.state_dict().items()
+    }
+    save_file(state, path, metadata={"lead_ray": json.dumps(asdict(describe(encoder, trained)))})
+
+
+def read_card(path: Path) -> Card:
+    """The card alone. Raises: FileNotFoundError; ValueError if the file is not an encoder of this package."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no weights at {path}: give a finished run's folder or its encoder.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            fields = json.loads(file.metadata()["lead_ray"])
+        fields["trunk"] = TrunkSettings(**fields["trunk"])
+        if fields["fpn"] is not None:
+            fields["fpn"] = FpnSettings(**fields["fpn"])
+        return Card(**fields)
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not a lead_ray encoder (safetensors with its card): {error}") from error
+
+
+def load(path: Path | str) -> nn.Module:
+    """An encoder in evaluation mode: normalised images [b, 3, h, w] -> list of maps, finest first."""
+    encoder = build(read_card(Path(path)))
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    encoder.load_state_dict(state)
+    return encoder.eval().to(memory_format=torch.channels_last)

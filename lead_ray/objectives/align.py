@@ -1,0 +1,103 @@
+"""LEAD's stage 2 (section 3.3): a compact map learns to match between two images as the hypercolumns do."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
+from lead_ray.models.heads import DenseProjector
+from lead_ray.models.hypercolumn import Normalisation, similarity
+from lead_ray.models.trunk import Trunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignSettings:
+    """Temperatures, teacher and head of the alignment objective."""
+
+    temperature: float = 0.05
+    """Of the student's distribution q (LEAD section 4)."""
+    teacher_temperature: float = 0.05
+    """Of the teacher's distribution p; the paper names one temperature only."""
+    teacher: Normalisation = "per-layer"
+    """How hypercolumns are normalised: each block by itself, or the concatenated vector."""
+    projector: int = 256
+    """Channels of the discarded head g^D; 0 leaves it out (Table 3)."""
+    fpn: FpnSettings = FpnSettings()
+
+    def __post_init__(self):
+        for name in ("temperature", "teacher_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"objective.{name} must be > 0, got {getattr(self, name)}")
+
+
+def similarity_alignment(
+    teacher: Float[Tensor, "b n m"],
+    student_a: Float[Tensor, "b c n"],
+    student_b: Float[Tensor, "b c m"],
+    *,
+    temperature: float,
+    teacher_temperature: float,
+) -> Float[Tensor, ""]:
+    """Cross-entropy between the teacher's and the student's matching distributions.
+
+    p(j | i) = softmax_j(cosine(a_i, b_j) / temperature): where in image b location i of image a lies.
+
+    Shapes: teacher holds cosine similarities; student features are L2-normalised here; n, m locations, row-major.
+    Range: nats, mean over images and locations i; from the teacher's entropy upwards. No gradient reaches it.
+    Source: LEAD eq. 2 and 3, as a mean over u where eq. 3 sums.
+    """
+    target = (teacher.detach() / teacher_temperature).softmax(dim=-1)
+    a, b = F.normalize(student_a, dim=1, eps=1e-12), F.normalize(student_b, dim=1, eps=1e-12)
+    log_probability = (a.mT @ b / temperature).log_softmax(dim=-1)
+    return -(target * log_probability).sum(dim=-1).mean()
+
+
+def teacher_entropy(teacher: Float[Tensor, "b n m"], temperature: float) -> Float[Tensor, ""]:
+    """Mean entropy of the teacher's distributions in nats: the loss's lower bound."""
+    log_probability = (teacher / temperature).log_softmax(dim=-1)
+    return -(log_probability.exp() * log_probability).sum(dim=-1).mean()
+
+
+class Align(nn.Module):
+    """A frozen trunk that is teacher and student's encoder at once, the trained decoder and head."""
+
+    def __init__(self, trunk: Trunk, settings: AlignSettings):
+        super().__init__()
+        self.settings = settings
+        self.trunk = trunk.requires_grad_(False)
+        self.fpn = Fpn(trunk.channels, settings.fpn)
+        self.head = DenseProjector(settings.fpn.dim, settings.projector) if settings.projector else nn.Identity()
+
+    def train(self, mode: bool = True) -> "Align":
+        """The trunk stays in evaluation mode: frozen weights, frozen BatchNorm statistics."""
+        super().train(mode)
+        self.trunk.eval()
+        return self
+
+    def forward(self, view_a: Float[Tensor, "b 3 h w"], view_b: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """The loss on a batch of pairs, and its lower bound."""
+        with torch.no_grad():
+            blocks_a, blocks_b = self.trunk(view_a), self.trunk(view_b)
+        student_a, student_b = self.head(self.fpn(blocks_a)), self.head(self.fpn(blocks_b))
+        with torch.no_grad(), torch.autocast(view_a.device.type, enabled=False):
+            native = [[block.float() for block in blocks] for blocks in (blocks_a, blocks_b)]
+            teacher = similarity(*native, size=student_a.shape[2], normalisation=self.settings.teacher)
+        with torch.autocast(view_a.device.type, enabled=False):
+            loss = similarity_alignment(
+                teacher,
+                student_a.float().flatten(2),
+                student_b.float().flatten(2),
+                temperature=self.settings.temperature,
+                teacher_temperature=self.settings.teacher_temperature,
+            )
+        return {"loss": loss, "teacher_entropy": teacher_entropy(teacher, self.settings.teacher_temperature)}
+
+    def after_step(self, progress: float) -> None:
+        """Nothing moves but what the optimiser moves."""
+
+    def encoder(self) -> nn.Module:
+        """What the stage hands on: trunk and decoder, without the head."""
+        return DenseEncoder(self.trunk, self.fpn)

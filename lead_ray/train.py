@@ -1,0 +1,132 @@
+"""The training step and loop of both stages, in plain PyTorch: a generator of metrics."""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """SGD with linear warm-up and a cosine decay by step; defaults of LEAD's stage 1 (section 4)."""
+
+    lr: float = 0.03
+    """Peak learning rate, as it stands: never rescaled by the batch size."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    batch_size: int = 256
+    """Images per step, summed over all workers."""
+    epochs: float = 200
+    """Passes over the images."""
+    steps: int | None = None
+    """Steps in all; overrides epochs."""
+    warmup_epochs: float = 2
+    """Epochs of linear warm-up; at most a tenth of the run."""
+
+    def __post_init__(self):
+        for name in ("lr", "batch_size", "epochs"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"optim.{name} must be > 0, got {getattr(self, name)}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"optim.steps must be >= 1, got {self.steps}")
+
+    def schedule(self, steps_per_epoch: int) -> "Schedule":
+        """Epochs as steps, for a data set of this length."""
+        steps = self.steps or max(1, round(self.epochs * steps_per_epoch))
+        return Schedule(self.lr, steps, min(round(self.warmup_epochs * steps_per_epoch), steps // 10))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate as a pure function of the step."""
+
+    peak: float
+    steps: int
+    warmup: int
+
+    def learning_rate(self, step: int) -> float:
+        """Half a cosine over all steps; during warm-up times a line from 1e-4 (mmcv's rule, by step)."""
+        rate = self.peak * (1 + math.cos(math.pi * step / self.steps)) / 2
+        if step < self.warmup:
+            rate *= 1 - (1 - step / self.warmup) * (1 - 1e-4)
+        return rate
+
+
+def make_optimizer(learner: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+    """SGD over what the learner trains; the learning rate is set at every step."""
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(trained, lr=0.0, momentum=optim.momentum, weight_decay=optim.weight_decay)
+
+
+def train_step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, views: tuple[Tensor, Tensor], precision: torch.dtype
+) -> dict[str, Tensor]:
+    """One step; metrics stay on the device."""
+    with torch.autocast(views[0].device.type, precision, enabled=precision != torch.float32):
+        metrics = network(*views)
+    optimizer.zero_grad()
+    metrics["loss"].backward()
+    optimizer.step()
+    return {name: value.detach() for name, value in metrics.items()}
+
+
+def train(
+    network: nn.Module,
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    schedule: Schedule,
+    *,
+    first_step: int = 0,
+    report_every: int,
+    precision: torch.dtype = torch.float32,
+) -> Iterator[dict[str, float]]:
+    """Train from first_step to the schedule's end; yield metrics every report_every steps and at the end.
+
+    Args:
+        network: called with the two views, returns metrics with "loss"; the learner, or its distributed wrapper.
+        learner: has `after_step(progress)`, called with the share of steps done.
+        batches: pairs of views, beginning with first_step's.
+    Raises: FloatingPointError naming the first step whose loss was not finite, before it is reported.
+    """
+    learner.train()
+    bad_step, since, seen = None, time.perf_counter(), 0
+    for step, views in zip(range(first_step, schedule.steps), batches, strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate(step)
+        metrics = train_step(network, optimizer, views, precision)
+        learner.after_step(step / schedule.steps)
+        seen += len(views[0])
+        # Kept on the device: looking at the loss at every step would make the host wait for it.
+        broken = torch.where(metrics["loss"].isfinite(), schedule.steps, step)
+        bad_step = broken if bad_step is None else torch.minimum(bad_step, broken)
+        if (step + 1) % report_every == 0 or step + 1 == schedule.steps:
+            if int(bad_step) < schedule.steps:
+                raise FloatingPointError(
+                    f"loss is not finite at step {int(bad_step)} (learning rate "
+                    f"{schedule.learning_rate(int(bad_step)):.2g}): lower optim.lr or lengthen optim.warmup_epochs; "
+                    "the last checkpoint is from before it"
+                )
+            now = time.perf_counter()
+            rates = {"lr": schedule.learning_rate(step), "images_per_second": seen / (now - since)}
+            yield {"step": step + 1} | {name: float(value) for name, value in metrics.items()} | rates
+            since, seen = time.perf_counter(), 0
+
+
+PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """The dtype that autocast uses; auto takes bf16 where the device multiplies it natively."""
+    if precision != "auto":
+        return PRECISIONS[precision]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32

@@ -1,0 +1,36 @@
+"""What every test file may use."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import jaxtyping
+import numpy
+import pytest
+import torch
+from torch import Tensor
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# The same examples in every run, and no deadline: tests say nothing about time.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture
+def golden() -> Callable[[str], dict[str, Tensor]]:
+    """golden(name) -> the arrays of tests/golden/<name>.npz as float64 tensors."""
+
+    def load(name: str) -> dict[str, Tensor]:
+        with numpy.load(GOLDEN / f"{name}.npz") as arrays:
+            return {key: torch.from_numpy(value).double() for key, value in arrays.items()}
+
+    return load
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without type and shape checks, as users run the code: they get to see the ValueError."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,91 @@
+"""The closed-form start against the long way, and on blobs whose place is the landmark."""
+
+import numpy
+import pytest
+import torch
+from torch.nn import functional
+
+from lead_ray import geometry
+from lead_ray.detectors import correlations, ridge
+from lead_ray.regression import RegressionSettings, fit, mean_face
+
+SIDES, CHANNELS = (24, 12, 6, 3), (5, 4, 3, 6)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_blocks(images: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    source = generator(1)
+    shapes = [(images, channels, side, side) for channels, side in zip(CHANNELS, SIDES, strict=True)]
+    return [torch.randn(shape, generator=source, dtype=dtype) for shape in shapes]
+
+
+def hypercolumn(blocks, grid: int) -> torch.Tensor:
+    return torch.cat([functional.interpolate(block, size=grid, mode="bilinear") for block in blocks], dim=1)
+
+
+def blob_images(images: int, seed: int, marks: int = 2) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Noisy features with one channel per landmark that peaks where the landmark is."""
+    source = generator(seed)
+    landmarks = 1.2 * torch.rand(images, marks, 2, generator=source) - 0.6
+    grid = geometry.identity_grid(height=24, width=24)
+    distance = (grid - landmarks[:, :, None, None]).square().sum(-1)
+    fine = torch.cat([(-distance / 0.02).exp(), torch.zeros(images, 6, 24, 24)], dim=1)
+    fine = fine + 0.05 * torch.randn(fine.shape, generator=source)
+    return [fine, torch.randn(images, 4, 12, 12, generator=source)], landmarks
+
+
+def test_correlations_equal_those_of_the_hypercolumn():
+    blocks = random_blocks(40)
+    deviations, got = correlations(blocks, grid=24)
+    centred = hypercolumn([block - block.mean((2, 3), keepdim=True) for block in blocks], 24)
+    flat = centred.transpose(0, 1).flatten(1).numpy()
+    covariance = flat @ flat.T / flat.shape[1]
+    deviation = numpy.sqrt(numpy.diag(covariance))
+    numpy.testing.assert_allclose(torch.cat(deviations), deviation, rtol=1e-5)
+    numpy.testing.assert_allclose(got, covariance / numpy.outer(deviation, deviation), atol=1e-5)
+
+
+def test_ridge_error_equals_refitting_without_each_image():
+    source = generator()
+    inputs = torch.randn(2, 9, 4, generator=source, dtype=torch.float64)
+    landmarks = torch.randn(9, 2, 2, generator=source, dtype=torch.float64)
+    visible = torch.ones(9, 2, dtype=torch.bool)
+    visible[3, 1] = False
+    found = ridge(inputs, landmarks, visible)
+    errors = []
+    for mark in range(2):
+        used = visible[:, mark].numpy()
+        x, y = inputs[mark].numpy()[used], landmarks[:, mark].numpy()[used]
+        # The penalty that was chosen, recovered from the normal equations of the full fit.
+        centred = x - x.mean(0)
+        gram, right = centred.T @ centred, centred.T @ (y - y.mean(0))
+        linear = found.linear[mark].numpy()
+        penalty = ((right - gram @ linear) * linear).sum() / (linear**2).sum()
+        for image in range(len(x)):
+            keep = numpy.arange(len(x)) != image
+            # Leverage counts the mean as one more, unpenalised, parameter.
+            design = numpy.c_[x[keep] - x.mean(0), numpy.ones(keep.sum())]
+            ridge_part = numpy.diag([penalty] * 4 + [0])
+            solution = numpy.linalg.solve(design.T @ design + ridge_part, design.T @ y[keep])
+            errors.append(numpy.linalg.norm(y[image] - numpy.r_[x[image] - x.mean(0), 1] @ solution))
+    assert found.error == pytest.approx(numpy.mean(errors), rel=1e-6)
+
+
+@pytest.mark.parametrize("images", [10, 60])
+def test_blobs_are_found(images):
+    blocks, landmarks = blob_images(images, seed=0)
+    test_blocks, expected = blob_images(40, seed=9)
+    run = RegressionSettings(grid=24, points=20)
+    predicted = fit(blocks, landmarks, run, generator()).predict(test_blocks)
+    error = (predicted - expected).norm(dim=-1).mean()
+    floor = (mean_face(landmarks, 40) - expected).norm(dim=-1).mean()
+    assert error < 0.08 < 0.4 < floor  # normalised units; a cell is 0.087
+
+
+def test_one_annotated_image_gives_its_own_face():
+    blocks, landmarks = blob_images(3, seed=0)
+    regressor = fit([block[:1] for block in blocks], landmarks[:1], RegressionSettings(grid=12), generator())
+    torch.testing.assert_close(regressor.predict(blocks), landmarks[:1].expand(3, -1, -1), rtol=0, atol=1e-5)
