@@ -3,7 +3,6 @@
 python -m lead_ray.dense --data faces --stage1 runs/stage1-lead-0123abcd --workers 2
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -24,7 +23,7 @@ class Dense(Stage):
 
     stage1: Path
     """A finished stage-1 run, or a file of trunk weights."""
-    optim: Optim = field(default_factory=lambda: Optim(epochs=20))
+    optim: Optim = field(default_factory=lambda: Optim(epochs=20.0))
     objective: AlignSettings = field(default_factory=AlignSettings)
 
     pairing: Literal["images", "views"] = "images"
@@ -38,17 +37,10 @@ class Dense(Stage):
 
     def matters(self) -> dict:
         """The trunk's weights matter, not where they lie."""
-        return super().matters() | {"stage1": hashlib.sha256(self.weights.read_bytes()).hexdigest()}
-
-    @property
-    def weights(self) -> Path:
-        return self.stage1 / "encoder.safetensors" if self.stage1.is_dir() else self.stage1
+        return super().matters() | {"stage1": weights.fingerprint(self.stage1)}
 
     def build(self) -> nn.Module:
-        trunk = weights.load(self.weights)
-        if weights.read_card(self.weights).kind != "trunk":
-            raise ValueError(f"stage1={self.stage1} holds stage-2 weights: give a stage-1 run")
-        return Align(trunk, self.objective)
+        return Align(weights.load_trunk(self.stage1), self.objective)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -45,6 +45,8 @@ def fit_detectors(
     """The start, and the standard deviation of every channel within an image.
 
     Folds are runs of consecutive images, so copies of one image that follow each other stay together.
+
+    Raises: ValueError if a feature is not finite.
     """
     count, marks = visible.shape
     device = landmarks.device
@@ -52,6 +54,8 @@ def fit_detectors(
     sample = torch.randperm(count, generator=generator, device=generator.device)[:SAMPLE]
     sample = sample.sort().values.to(device)
     deviations, correlation = correlations([block[sample] for block in blocks], grid=grid)
+    if not correlation.isfinite().all():
+        raise ValueError("blocks hold values that are not finite; check the encoder, or store float32")
     deviation = torch.cat(deviations)
     fold = torch.arange(count, device=device) * min(folds, count) // count
     means = _means_without_fold(blocks, landmarks, visible, offsets, fold)

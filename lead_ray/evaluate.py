@@ -53,18 +53,14 @@ class Evaluate:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @property
-    def weights(self) -> Path:
-        return self.run / "encoder.safetensors" if self.run.is_dir() else self.run
-
-    @property
     def folder(self) -> Path:
         """Where results and cached features go: the run's folder, or beside the weights."""
         return self.run if self.run.is_dir() else self.run.with_suffix("")
 
     def encoder(self) -> nn.Module:
-        card = weights.read_card(self.weights)
+        card = weights.read_card(self.run)
         encoders = {
-            "learned": lambda: weights.load(self.weights),
+            "learned": lambda: weights.load(self.run),
             "untrained": lambda: untrained(card),
             "colour": ColourPatches,
         }

@@ -22,6 +22,7 @@ from lead_ray.data.celeba_wild import CelebAWild
 from lead_ray.data.folder import Folder
 from lead_ray.data.mtfl import Mtfl
 from lead_ray.data.rows import Reader
+from lead_ray.data.synthetic import Synthetic
 from lead_ray.packing import (
     Encoding,
     Packing,
@@ -42,6 +43,7 @@ READERS: tuple[type[Reader], ...] = (
     CelebAWild,
     Mtfl,
     Folder,
+    Synthetic,
 )  # a new data set: one file in lead_ray/data/ and one line here
 TOLERATED = 10
 

@@ -5,13 +5,17 @@ python -m lead_ray.pretrain --data faces --trunk.depth 18 --trunk.width 0.25 --o
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
 
 import tyro
 from torch import nn
 
 from lead_ray.launch import run
+from lead_ray.models import weights
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
+from lead_ray.objectives.contrast import Contrast, ContrastSettings
 from lead_ray.stage import Stage
 
 
@@ -20,12 +24,26 @@ class Pretrain(Stage):
     """Stage 1 (LEAD section 3.2); defaults are the paper's, and OpenSelfSup's where it is silent."""
 
     trunk: TrunkSettings = field(default_factory=TrunkSettings)
-    objective: ByolSettings = field(default_factory=ByolSettings)
+    objective: (
+        Annotated[ByolSettings, tyro.conf.subcommand("byol")]
+        | Annotated[ContrastSettings, tyro.conf.subcommand("contrast")]
+    ) = field(default_factory=ByolSettings)
+    init: Path | None = None
+    """Stage-1 run or weights to go on from; the trunk must be the same. Heads and optimiser start anew."""
 
     kind = "stage1"
 
+    def matters(self) -> dict:
+        """The weights to go on from matter, not where they lie."""
+        return super().matters() | {"init": self.init and weights.fingerprint(self.init)}
+
     def build(self) -> nn.Module:
-        return Byol(Trunk(self.trunk), self.objective)
+        trunk = Trunk(self.trunk)
+        if self.init is not None:
+            trunk.load_state_dict(weights.load_trunk(self.init, self.trunk).state_dict())
+        if isinstance(self.objective, ContrastSettings):
+            return Contrast(trunk, self.objective)
+        return Byol(trunk, self.objective)
 
 
 def main(arguments: list[str] | None = None) -> None:

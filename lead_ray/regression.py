@@ -29,7 +29,7 @@ class RegressionSettings:
     start: Literal["random", "detectors"] = "detectors"
     """random: DVE and CL. detectors: closed form, from the annotations and the features' correlations."""
     grid: int = 48
-    """Cells per side of the response maps. 24 costs a third."""
+    """Cells per side of the response maps; 24 costs a third and was as good."""
     points: int = 50
     """Virtual points per landmark."""
     temperature: float = 2.0
@@ -37,7 +37,7 @@ class RegressionSettings:
     spread: float = 0.2
     """Standard deviation of the detectors' places around their landmark, normalised units."""
     folds: int = 10
-    """Parts that judge each other while the start chooses its regularisation."""
+    """Runs of images that judge each other when the start chooses its regularisation; see detectors.py."""
     epochs: int = 0
     """Epochs of gradient descent after the start."""
     schedule_epochs: int | None = None
@@ -139,7 +139,7 @@ def _train(
     generator: torch.Generator,
 ) -> Regressor:
     """Adam on the convolution, in units of the channels' deviations, and on the linear layer."""
-    scaled = [(w * size).requires_grad_() for w, size in zip(start.weights, deviations, strict=True)]
+    scaled = [(old * size).requires_grad_() for old, size in zip(start.weights, deviations, strict=True)]
     linear, bias = start.linear.clone().requires_grad_(), start.bias.clone()
     parameters = [*scaled, linear]
     if settings.start == "detectors":

@@ -37,6 +37,8 @@ class Sampling:
 
     def __post_init__(self):
         lanes = len(self.lane_sizes)
+        if not min(self.lane_sizes):
+            raise ValueError(f"the split holds {sum(self.lane_sizes)} images, fewer than the {lanes} lanes: add some")
         if self.batch_size % lanes:
             raise ValueError(f"optim.batch_size must be a multiple of the {lanes} lanes, got {self.batch_size}")
         if self.per_lane > min(self.lane_sizes):

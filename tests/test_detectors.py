@@ -16,10 +16,10 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def random_blocks(images: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+def random_blocks(images: int) -> list[torch.Tensor]:
     source = generator(1)
     shapes = [(images, channels, side, side) for channels, side in zip(CHANNELS, SIDES, strict=True)]
-    return [torch.randn(shape, generator=source, dtype=dtype) for shape in shapes]
+    return [torch.randn(shape, generator=source, dtype=torch.float64) for shape in shapes]
 
 
 def hypercolumn(blocks, grid: int) -> torch.Tensor:

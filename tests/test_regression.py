@@ -23,17 +23,9 @@ from lead_ray.regression import (
 )
 from lead_ray.regressor import Regressor, loss, random_start, responses, soft_argmax
 
-SIDES, CHANNELS = (24, 12, 6, 3), (5, 4, 3, 6)
-
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def random_blocks(images: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
-    source = generator(1)
-    shapes = [(images, channels, side, side) for channels, side in zip(CHANNELS, SIDES, strict=True)]
-    return [torch.randn(shape, generator=source, dtype=dtype) for shape in shapes]
 
 
 def blob_images(images: int, seed: int, marks: int = 2) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -110,8 +102,8 @@ def test_responses_equal_the_convolved_hypercolumn(golden, grid):
 
 
 def test_half_precision_blocks_are_read_in_the_weights_type():
-    blocks = [block.half() for block in random_blocks(2)]
-    weights = [torch.ones(3, channels) for channels in CHANNELS]
+    blocks = [block.half() for block in blob_images(2, seed=0)[0]]
+    weights = [torch.ones(3, block.shape[1]) for block in blocks]
     torch.testing.assert_close(
         responses(blocks, weights, grid=24), responses([block.float() for block in blocks], weights, grid=24)
     )
@@ -249,5 +241,7 @@ def test_errors_name_what_is_wrong():
         fit(blocks, landmarks, run, generator(), visible=torch.tensor([[True, False]] * 4))
     with pytest.raises(ValueError, match=r"must have \[8, 4\] channels, as in fit\(\), got \[8\]"):
         fit(blocks, landmarks, run, generator()).predict(blocks[:1])
+    with pytest.raises(ValueError, match="blocks hold values that are not finite"):
+        fit([block * torch.nan for block in blocks], landmarks, run, generator())
     with pytest.raises(ValueError, match=r"the loss is nan at step 0; lower regression\.lr"):
         fit([block * torch.nan for block in blocks], landmarks, replace(paper(1), grid=12), generator())

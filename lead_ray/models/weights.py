@@ -1,5 +1,6 @@
 """Encoders on disk: safetensors, whose header says what they are, what they learned from and how to load them."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,10 +51,24 @@ def save(path: Path, encoder: nn.Module, trained: dict, *, dtype: torch.dtype = 
     save_file(state, path, metadata={"lead_ray": json.dumps(asdict(describe(encoder, trained)))})
 
 
-def read_card(path: Path) -> Card:
+def find(path: Path | str) -> Path:
+    """The file of weights: the path itself, or the encoder.safetensors of a run's folder."""
+    path = Path(path)
+    return path / "encoder.safetensors" if path.is_dir() else path
+
+
+def fingerprint(path: Path | str) -> str:
+    """What tells weights apart wherever they lie."""
+    if not find(path).exists():
+        raise FileNotFoundError(f"no weights at {find(path)}: give a finished run's folder or a .safetensors file")
+    return hashlib.sha256(find(path).read_bytes()).hexdigest()
+
+
+def read_card(path: Path | str) -> Card:
     """The card alone. Raises: FileNotFoundError; ValueError if the file is not an encoder of this package."""
-    if not Path(path).exists():
-        raise FileNotFoundError(f"no weights at {path}: give a finished run's folder or its encoder.safetensors")
+    path = find(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no weights at {path}: give a finished run's folder or a .safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
             fields = json.loads(file.metadata()["lead_ray"])
@@ -67,9 +82,19 @@ def read_card(path: Path) -> Card:
 
 def load(path: Path | str) -> nn.Module:
     """An encoder in evaluation mode: normalised images [b, 3, h, w] -> list of maps, finest first."""
-    encoder = build(read_card(Path(path)))
-    with safe_open(path, framework="pt") as file:
+    encoder = build(read_card(path))
+    with safe_open(find(path), framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     encoder.load_state_dict(state)
     return encoder.eval().to(memory_format=torch.channels_last)
+
+
+def load_trunk(path: Path | str, expected: TrunkSettings | None = None) -> Trunk:
+    """Stage-1 weights. Raises: ValueError if they are not a trunk, or not of the expected kind."""
+    card = read_card(path)
+    if card.kind != "trunk":
+        raise ValueError(f"{find(path)} holds stage-2 weights: give a stage-1 run")
+    if expected is not None and card.trunk != expected:
+        raise ValueError(f"{find(path)} holds a trunk of {card.trunk}, wanted {expected}: set --trunk.* alike")
+    return load(path)

@@ -1,0 +1,25 @@
+"""`lead-ray COMMAND ...`: the same as `python -m lead_ray.COMMAND ...`."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "quickstart": "synthetic faces -> both stages -> errors -> one page, in five minutes",
+    "prepare": "raw folder -> shards",
+    "pretrain": "stage 1: instance-level encoder",
+    "dense": "stage 2: dense compact map",
+    "evaluate": "regression and matching errors",
+}
+
+
+def main() -> None:
+    """Entry point of `lead-ray`."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("-h", "--help"):
+        print("usage: lead-ray COMMAND ...    (lead-ray COMMAND --help for its options)\n")
+        print("\n".join(f"  {name:12} {what}" for name, what in COMMANDS.items()))
+        return
+    if command not in COMMANDS:
+        sys.exit(f"lead-ray: no command {command!r}; commands: {', '.join(COMMANDS)}")
+    # Imported only now: `lead-ray --help` must not wait for torch.
+    importlib.import_module(f"lead_ray.{command}").main(sys.argv[2:])

@@ -1,0 +1,290 @@
+"""Augmentation against torchvision, one operation at a time and all together; what is drawn, and for whom."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms.v2 import functional as torchvision
+
+from lead_ray import views
+from lead_ray.views import ViewSettings
+
+NEVER = (0.0, 0.0)
+PLAIN = ViewSettings(
+    scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grey=0.0, blur=NEVER, solarise=NEVER, size=32
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_bytes(n: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, height, width), generator=generator(seed), dtype=torch.uint8)
+
+
+def random_colours(n: int, side: int = 40) -> torch.Tensor:
+    """Noise in [0, 1], with every combination of equal, zero and full channels in its first pixels."""
+    images = torch.rand(n, 3, side, side, generator=generator())
+    levels = torch.tensor([0.0, 0.4, 0.7, 1.0])
+    corners = torch.cartesian_prod(levels, levels, levels).T  # 64 colours: greys, primaries, ties of two
+    images[:, :, :2, :32] = corners.reshape(3, 2, 32)
+    return images
+
+
+def column(*values: float) -> torch.Tensor:
+    return torch.tensor(values)[:, None, None, None]
+
+
+def close(got: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
+
+
+def resized_crop(image: torch.Tensor, box: torch.Tensor, size: int) -> torch.Tensor:
+    return torchvision.resized_crop(
+        image[None] / 255, *box.tolist(), [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True
+    )[0].clamp(0, 1)  # the reference codes work on bytes, which cannot overshoot
+
+
+class TestOneByOne:
+    """Every operation against torchvision's on float images."""
+
+    @pytest.mark.parametrize("size", [32, 96])
+    def test_crop_resize_and_flip(self, size):
+        boxes = [(0, 0, 120, 90), (3, 5, 40, 60), (60, 30, 60, 60), (119, 89, 1, 1), (0, 80, 120, 10), (7, 9, 96, 32)]
+        box, images = torch.tensor(boxes), random_bytes(6, 120, 90)
+        flip = torch.tensor([False, True] * 3)
+        got = views.crop_resize(images, box, flip, size)
+        for image, where, mirrored, view in zip(images, box, flip, got, strict=True):
+            expected = resized_crop(image, where, size)
+            close(view, torchvision.horizontal_flip(expected) if mirrored else expected, 2e-6)
+
+    @settings(max_examples=30)
+    @given(st.data())
+    def test_resize_matrix_of_any_crop(self, data):
+        full, size = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))
+        length = data.draw(st.integers(1, full))
+        start = data.draw(st.integers(0, full - length))
+        matrix = views.resize_matrix(torch.tensor([start]), torch.tensor([length]), full, size)[0]
+        line = torch.rand(3, full, 5, generator=generator())
+        expected = torchvision.resize(
+            line[:, start : start + length], [size, 5], interpolation=InterpolationMode.BICUBIC, antialias=True
+        )
+        close(matrix @ line, expected, 5e-6)
+        outside = torch.ones(full, dtype=torch.bool)
+        outside[start : start + length] = False
+        assert not matrix[:, outside].any(), "the crop's surroundings must not leak into it"
+
+    @pytest.mark.parametrize(
+        ("ours", "theirs", "values", "tolerance"),
+        [
+            (views._brightness, torchvision.adjust_brightness, (0.0, 0.6, 1.0, 1.4), 1e-6),
+            (views._contrast, torchvision.adjust_contrast, (0.0, 0.6, 1.0, 1.4), 1e-6),
+            (views._saturation, torchvision.adjust_saturation, (0.0, 0.8, 1.0, 1.2), 1e-6),
+            (views._hue, torchvision.adjust_hue, (-0.5, -0.1, 0.0, 0.03, 0.1, 0.5), 1e-5),
+        ],
+    )
+    def test_colour(self, ours, theirs, values, tolerance):
+        images = random_colours(len(values))
+        got = ours(images, column(*values))
+        for image, value, view in zip(images, values, got, strict=True):
+            close(view, theirs(image, value), tolerance)
+
+    def test_grey(self):
+        images = random_colours(3)
+        close(views.luminance(images).expand(-1, 3, -1, -1), torchvision.rgb_to_grayscale(images, 3), 1e-6)
+
+    def test_blur(self):
+        sigma = torch.tensor([0.1, 0.5, 1.3, 2.0])
+        images = random_colours(4)
+        got = views.gaussian_blur(images, sigma)
+        for image, value, view in zip(images, sigma.tolist(), got, strict=True):
+            close(view, torchvision.gaussian_blur(image, [17, 17], [value, value]), 1e-6)
+
+    def test_solarise_inverts_from_128_up(self):
+        ramp = torch.arange(256, dtype=torch.uint8).expand(1, 3, 256, 256).contiguous()
+        parameters = views.draw(PLAIN, 1, (256, 256), 0, generator())._replace(solarise=torch.tensor([True]))
+        got = views.apply(ramp, parameters, 256)
+        expected = torchvision.solarize(ramp, 128) / 255
+        close(got, expected, 2e-6)
+
+
+def one_by_one(image: torch.Tensor, parameters: views.ViewParameters, size: int):
+    """apply() for one image, by torchvision; and where solarising hangs on a rounding error."""
+    adjust = (
+        torchvision.adjust_brightness,
+        torchvision.adjust_contrast,
+        torchvision.adjust_saturation,
+        torchvision.adjust_hue,
+    )
+    view = resized_crop(image, parameters.box, size)
+    if parameters.flip:
+        view = torchvision.horizontal_flip(view)
+    if parameters.jitter:
+        for number in parameters.order.tolist():
+            view = adjust[number](view, parameters.factors[number].item())
+    if parameters.grey:
+        view = torchvision.rgb_to_grayscale(view, 3)
+    if parameters.sigma:
+        view = torchvision.gaussian_blur(view, [17, 17], [parameters.sigma.item()] * 2)
+    undecided = torch.zeros_like(view, dtype=torch.bool)
+    if parameters.solarise:
+        undecided = (view - 128 / 255).abs() < 1e-4
+        view = torchvision.solarize(view, 128 / 255)
+    return view, undecided
+
+
+class TestApply:
+    @pytest.mark.parametrize("view", [0, 1])
+    def test_equals_torchvision_image_by_image(self, view):
+        n = 40
+        often = ViewSettings(grey=0.3, solarise=(0.5, 0.5), blur=(0.5, 0.5), size=64)
+        images = random_bytes(n, 136, 120)
+        parameters = views.draw(often, n, (136, 120), view, generator(view))
+        for field in ("flip", "jitter", "grey", "sigma", "solarise"):
+            assert 0 < getattr(parameters, field).count_nonzero() < n, f"both cases of {field} must occur"
+        got = views.apply(images, parameters, 64)
+        for i in range(n):
+            expected, undecided = one_by_one(images[i], parameters.rows(torch.tensor(i)), 64)
+            close(got[i][~undecided], expected[~undecided], 2e-5)
+            assert undecided.float().mean() < 0.01
+
+    def test_chunks_change_nothing(self, monkeypatch):
+        images = random_bytes(2 * views.CPU_CHUNK + 3, 50, 50)
+        parameters = views.draw(ViewSettings(), len(images), (50, 50), 1, generator())
+        chunked = views.apply(images, parameters, 32)
+        monkeypatch.setattr(views, "CPU_CHUNK", len(images))
+        close(views.apply(images, parameters, 32), chunked, 1e-6)
+
+    def test_images_are_left_alone(self):
+        images = random_bytes(4, 50, 50)
+        before = images.clone()
+        views.apply(images, views.draw(ViewSettings(), 4, (50, 50), 0, generator()), 32)
+        assert torch.equal(images, before)
+
+    def test_memory_format_changes_nothing(self):
+        images = random_bytes(4, 50, 50)
+        parameters = views.draw(ViewSettings(), 4, (50, 50), 1, generator())
+        last = images.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(views.apply(last, parameters, 32), views.apply(images, parameters, 32))
+
+
+class TestCropBoxes:
+    @given(
+        height=st.integers(8, 300),
+        width=st.integers(8, 300),
+        scale=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted),
+        ratio=st.tuples(st.floats(0.2, 5), st.floats(0.2, 5)).map(sorted),
+        seed=st.integers(0, 2**31),
+    )
+    def test_inside_the_image_and_as_asked(self, height, width, scale, ratio, seed):
+        how = ViewSettings(scale=tuple(scale), ratio=tuple(ratio))
+        top, left, h, w = views._crop_boxes(how, 64, (height, width), generator(seed)).double().unbind(1)
+        assert (top >= 0).all() and (left >= 0).all() and (h >= 1).all() and (w >= 1).all()
+        assert (top + h <= height).all() and (left + w <= width).all()
+        whole = (h == height) & (w == width)  # also the fallback, which need not be as asked
+        area, slack = height * width, 1e-3  # sides are rounded to whole pixels; float32 draws
+        assert (whole | ((w - 0.5) * (h - 0.5) <= scale[1] * area + slack * area)).all()
+        assert (whole | ((w + 0.5) * (h + 0.5) >= scale[0] * area - slack * area)).all()
+        assert (whole | ((w - 0.5) / (h + 0.5) <= ratio[1] * (1 + slack))).all()
+        assert (whole | ((w + 0.5) / (h - 0.5) >= ratio[0] * (1 - slack))).all()
+
+    def test_the_whole_image_where_nothing_fits(self):
+        how = ViewSettings(scale=(1.0, 1.0), ratio=(2.0, 3.0))
+        boxes = views._crop_boxes(how, 20, (50, 50), generator())
+        assert boxes.tolist() == [[0, 0, 50, 50]] * 20
+
+    def test_distribution_is_that_of_torchvision(self):
+        n, (height, width), how = 3000, (136, 136), ViewSettings()
+        ours = views._crop_boxes(how, n, (height, width), generator()).double()
+        blank = torch.empty(3, height, width)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            draws = [RandomResizedCrop.get_params(blank, [*how.scale], [*how.ratio]) for _ in range(n)]
+
+        def statistics(boxes: torch.Tensor) -> torch.Tensor:
+            top, left, h, w = boxes.unbind(1)
+            terms = (h * w / (height * width), (w / h).log(), (w / h).log() ** 2, top + h / 2, left + w / 2, top)
+            return torch.stack([*terms, terms[0] ** 2], dim=1)
+
+        ours, theirs = statistics(ours), statistics(torch.tensor(draws).double())
+        standard_error = (ours.var(dim=0) / n + theirs.var(dim=0) / n).sqrt()
+        assert ((ours.mean(dim=0) - theirs.mean(dim=0)).abs() < 4 * standard_error).all()
+
+
+class TestDraw:
+    def test_only_the_generator_decides(self):
+        torch.manual_seed(0)
+        first = views.draw(ViewSettings(), 6, (136, 136), 1, generator(3))
+        torch.manual_seed(1)
+        again = views.draw(ViewSettings(), 6, (136, 136), 1, generator(3))
+        other = views.draw(ViewSettings(), 6, (136, 136), 1, generator(4))
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+        assert not torch.equal(first.factors, other.factors)
+
+    def test_ranges_and_frequencies(self):
+        n, how = 4000, ViewSettings()
+        a, b = (views.draw(how, n, (136, 136), view, generator(view)) for view in (0, 1))
+        spread = 4 * math.sqrt(0.25 / n)
+        for parameters, solarise in ((a, 0.0), (b, 0.2)):
+            assert (parameters.order.sort(dim=1).values == torch.arange(4)).all()
+            low, high = torch.tensor([[0.6, 0.6, 0.8, -0.1], [1.4, 1.4, 1.2, 0.1]])
+            assert ((parameters.factors >= low) & (parameters.factors <= high)).all()
+            expected = {"flip": 0.5, "jitter": 0.8, "grey": 0.2, "solarise": solarise}
+            found = {name: getattr(parameters, name).double().mean().item() for name in expected}
+            assert found == pytest.approx(expected, abs=spread)
+        assert a.sigma.min() >= 0.1 and a.sigma.max() <= 2.0, "view a is always blurred"
+        assert (b.sigma > 0).double().mean().item() == pytest.approx(0.1, abs=spread)
+
+    def test_strong_jitter_never_turns_negative(self):
+        drawn = views.draw(ViewSettings(brightness=3.0), 500, (40, 40), 0, generator())
+        assert drawn.factors[:, 0].min() >= 0 and drawn.factors[:, 0].max() > 3
+
+
+class TestTwoViews:
+    def test_without_augmentation_they_are_the_normalised_images(self):
+        images, others = random_bytes(3, 32, 32, seed=1), random_bytes(3, 32, 32, seed=2)
+        a, b = views.two_views(images, others, PLAIN, total=3, rows=torch.arange(3), generator=generator())
+        mean = torch.tensor([0.5084, 0.4224, 0.3769])[:, None, None]
+        std = torch.tensor([0.2599, 0.2371, 0.2323])[:, None, None]
+        close(a, (images / 255 - mean) / std, 2e-5)
+        close(b, (others / 255 - mean) / std, 2e-5)
+        assert a.is_contiguous(memory_format=torch.channels_last)
+
+    def test_views_of_one_image_differ(self):
+        images = random_bytes(2, 40, 40)
+        a, b = views.two_views(images, images, ViewSettings(size=32), total=2, rows=torch.arange(2), generator=generator())
+        assert (a - b).abs().mean() > 0.1
+
+    @settings(max_examples=10)
+    @given(st.integers(1, 4), st.randoms(use_true_random=False))
+    def test_what_an_image_gets_does_not_depend_on_who_shares_the_batch(self, workers, random):
+        total, how = 8, ViewSettings(size=32)
+        images = random_bytes(total, 40, 40)
+        whole = views.two_views(images, images, how, total=total, rows=torch.arange(total), generator=generator(5))
+        order = random.sample(range(total), total)
+        for worker in range(workers):
+            rows = torch.tensor(order[worker::workers])
+            part = views.two_views(images[rows], images[rows], how, total=total, rows=rows, generator=generator(5))
+            for mine, all_of_them in zip(part, whole, strict=True):
+                close(mine, all_of_them[rows], 1e-5)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("field", "value", "message"),
+        [
+            ("flip", 1.5, r"views.flip is a probability in \[0, 1\], got 1.5"),
+            ("jitter", -0.1, r"views.jitter is a probability"),
+            ("scale", (0.5, 0.2), r"views.scale must satisfy 0 < low <= high <= 1, got \(0.5, 0.2\)"),
+            ("scale", (0.0, 1.0), r"views.scale"),
+            ("size", 16, r"views.size must be >= 32 .* got 16"),
+            ("blur_sigma", (0.1, 3.0), r"views.blur_sigma must lie in \(0, 2.0\], got \(0.1, 3.0\)"),
+        ],
+    )
+    def test_settings_out_of_range(self, field, value, message):
+        with pytest.raises(ValueError, match=message):
+            ViewSettings(**{field: value})
