@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 KEPT_CHECKPOINTS = 2
 
@@ -53,7 +55,7 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors report disks in their own way
         error.add_note(f"while writing {path}: what was finished before is untouched; free space, run again")
         raise
     finally:
@@ -145,13 +147,16 @@ class RunFolder:
     def finish(self, result: dict) -> None:
         """Mark the run finished; its checkpoints, which only served to resume it, go."""
         write_json(self.path / "result.json", result)
-        for checkpoint in self._checkpoints():
-            checkpoint.unlink()
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
     def append_metrics(self, metrics: dict) -> None:
         """Add one line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as lines:
-            lines.write(json.dumps(metrics) + "\n")
+        with (self.path / "metrics.jsonl").open("ab+") as lines:
+            if lines.tell():
+                lines.seek(-1, os.SEEK_END)
+                if lines.read(1) != b"\n":
+                    lines.write(b"\n")  # ends the line that a kill cut short; appended to it, this one would be lost too
+            lines.write(json.dumps(metrics).encode() + b"\n")
 
     def metrics(self) -> list[dict]:
         """All metrics in step order; of a step repeated after a resume, the last."""
@@ -183,8 +188,8 @@ class RunFolder:
         for path in reversed(self._checkpoints()):
             try:
                 return torch.load(path, map_location=device, weights_only=True)
-            except (OSError, RuntimeError, EOFError, ValueError) as error:
-                damaged.append(f"{path.name} ({error})")
+            except Exception as error:  # damage shows as almost any of them, pickle's and KeyError included
+                damaged.append(f"{path.name} ({type(error).__name__})")
         if damaged:
             raise ValueError(
                 f"no checkpoint in {self.path / 'checkpoints'} can be read: {'; '.join(damaged)}. "

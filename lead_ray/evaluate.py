@@ -5,7 +5,7 @@ python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task regression --data m
 python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task matching --data mafl --features untrained    # a floor
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Any, Literal
@@ -47,10 +47,18 @@ class Evaluate:
     copies: int = 0
     """Warped copies of each annotated image to train on in its place (DVE's limited-annotation protocol)."""
     seeds: tuple[int, ...] = (0,)
-    """One regression for each: which images are annotated, and the regressor's start."""
+    """Repeats. Regression: which images are annotated, and the regressor's start; matching: the warps."""
     regression: RegressionSettings = field(default_factory=RegressionSettings)
     matching: Matching = field(default_factory=Matching)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self):
+        for name, least in (("limit", 1), ("annotations", 1), ("copies", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be >= {least}, got {value}")
+        if not self.seeds:
+            raise ValueError("seeds must hold at least one number, got none")
 
     @property
     def folder(self) -> Path:
@@ -87,7 +95,8 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
 
 
 def _name(settings: Evaluate, manifest: shards.Manifest) -> str:
-    matters = plain(settings) | {"data": manifest.source_checksum, "run": None, "device": None}
+    measured = {"data": manifest.source_checksum, "run": weights.fingerprint(settings.run)}
+    matters = plain(settings) | measured | {"device": None}
     few = f"-{settings.annotations}" if settings.annotations else ""
     return f"{settings.task}-{manifest.dataset}-{settings.features}{few}-{digest(matters)}"
 
@@ -112,28 +121,22 @@ def _matching(settings: Evaluate) -> dict[str, Any]:
     images = _test_images(settings)
     encoder, device = settings.encoder(), pick_device(settings.device)
     even = len(images.ids) // 2 * 2
-    matches = match_pairs(
-        images.pixels[:even].to(device),
-        torch.from_numpy(images.landmarks[:even]).to(device),
-        encoder,
-        settings.matching,
-    )
-    return {"pairs": even // 2, **matches.summary()}
-
-
-def normalised_landmarks(images: shards.Images) -> Tensor:
-    """Landmarks of stored images, [-1, 1] over the encoder's crop."""
-    side = images.pixels.shape[2] - 2 * features.MARGIN
-    points = geometry.crop_points(torch.from_numpy(images.landmarks), margin=features.MARGIN)
-    return geometry.normalise(points, height=side, width=side)
+    pixels = images.pixels[:even].to(device)
+    points = torch.from_numpy(images.landmarks[:even]).to(device)
+    runs = [
+        match_pairs(pixels, points, encoder, replace(settings.matching, seed=seed)).summary()
+        for seed in settings.seeds
+    ]
+    means = {name: fmean(run[name] for run in runs) for name in runs[0]}
+    return {"pairs": even // 2, **means, "errors": [run["cl_diff_error"] for run in runs], "runs": runs}
 
 
 def _regression(settings: Evaluate) -> dict[str, Any]:
     train, test = shards.load(settings.data, settings.train_split), _test_images(settings)
     encoder, device = settings.encoder(), pick_device(settings.device)
     test_blocks = _cached(settings, encoder, test, settings.test_split, device)
-    truth, visible = normalised_landmarks(test).to(device), torch.from_numpy(test.visible).to(device)
-    everyone = normalised_landmarks(train)
+    truth, visible = features.normalised_landmarks(test).to(device), torch.from_numpy(test.visible).to(device)
+    everyone = features.normalised_landmarks(train)
     errors, floors = [], []
     for seed in settings.seeds:
         generator = torch.Generator().manual_seed(seed)
@@ -162,14 +165,20 @@ def _regression(settings: Evaluate) -> dict[str, Any]:
         "error_std": stdev(errors) if len(errors) > 1 else None,
         "errors": errors,
         "mean_face": fmean(floors),
+        "mean_faces": floors,
     }
 
 
 def _cached(
     settings: Evaluate, encoder: nn.Module, images: shards.Images, split: str, device: torch.device
 ) -> list[Tensor]:
-    source = shards.read_manifest(settings.data).source_checksum
-    key = digest({"data": source, "split": split, "images": len(images.ids), "features": settings.features})
+    measured = {
+        "data": shards.read_manifest(settings.data).source_checksum,
+        "run": weights.fingerprint(settings.run),
+        "split": split,
+        "images": len(images.ids),
+    }
+    key = digest(measured | {"features": settings.features})
     path = settings.folder / "features" / f"{split}-{settings.features}-{key}.safetensors"
     return features.cached(path, encoder, images.pixels.to(device))
 

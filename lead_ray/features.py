@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lead_ray import geometry, views
+from lead_ray import geometry, shards, views
 from lead_ray.artefacts import atomic
 
 MARGIN = 20
@@ -47,3 +47,10 @@ def cached(path: Path, encoder: nn.Module, images: UInt8[Tensor, "n 3 h w"]) -> 
     with atomic(path) as temporary:
         save_file({f"block{level}": block.contiguous() for level, block in enumerate(blocks)}, temporary)
     return blocks
+
+
+def normalised_landmarks(images: shards.Images) -> Tensor:
+    """Landmarks of stored images, [-1, 1] over the encoder's crop."""
+    side = images.pixels.shape[2] - 2 * MARGIN
+    points = geometry.crop_points(torch.from_numpy(images.landmarks), margin=MARGIN)
+    return geometry.normalise(points, height=side, width=side)

@@ -100,6 +100,11 @@ def limited_annotation_warper() -> Warper:
     return Warper(subset_std=0.0, translation_std=0.02, scale_std=0.02, rotation_std=2.0)
 
 
+def still() -> Warper:
+    """No warp at all."""
+    return Warper(kernel_std=0.0, subset_std=0.0, translation_std=0.0, scale_std=0.0, rotation_std=0.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WarpDraws:
     """The random numbers of b warps, before a Warper scales them."""

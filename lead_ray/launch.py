@@ -1,10 +1,12 @@
 """Start a stage: in this process, or on Ray Train workers that Ray Data feeds."""
 
 import dataclasses
+import math
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +23,16 @@ FAILURE = "error.txt"  # what a worker says that fails for a reason which trying
 
 def run(stage: Stage, *, title: str | None = None) -> RunFolder:
     """Train a stage unless it is finished, from its last checkpoint where there is one; return its folder."""
-    stage = dataclasses.replace(stage, data=stage.data.absolute(), out=stage.out.absolute())
+    # Workers need not stand in this folder.
+    paths = {name: value.absolute() for name, value in vars(stage).items() if isinstance(value, Path)}
+    stage = dataclasses.replace(stage, **paths)
+    steps = stage.schedule().steps
     folder = stage.open()
     title = title or f"{stage.kind} {stage.name}"
     if folder.result is not None:
         print(f"{title}: finished before, {folder.path}")
         return folder
-    with phase(title, stage.schedule().steps) as shown:
+    with phase(title, steps) as shown:
         if stage.workers:
             with _followed(folder, shown):
                 _on_ray(stage, folder)
@@ -39,7 +44,7 @@ def run(stage: Stage, *, title: str | None = None) -> RunFolder:
     return folder
 
 
-def _show(shown: Phase, metrics: dict[str, float]) -> None:
+def _show(shown: Phase, metrics: dict[str, int | float]) -> None:
     shown.update(metrics["step"], f"loss {metrics['loss']:.3f}, {metrics['images_per_second']:.0f} images/s")
 
 
@@ -97,21 +102,24 @@ def _on_ray(stage: Stage, folder: RunFolder) -> None:
 def worker_resources(cluster: dict[str, float], workers: int, use_gpu: bool) -> dict[str, float]:
     """What each worker asks for: a GPU where there are any, and its share of the cores; one is left to Ray Data.
 
+    A task of Ray Data takes a whole core: were less left, it would wait for ever, and the workers for it.
+
     Raises: ValueError when the cluster cannot meet it and nothing says that it might grow.
     """
     grows = bool(os.environ.get("RAY_ADDRESS"))  # a cluster joined by address may have an autoscaler
     cpus, gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
     if use_gpu and gpus < workers and not grows:
-        raise ValueError(f"workers={workers} need a GPU each, the cluster has {gpus:.0f}: use --workers {gpus:.0f}")
+        remedy = f"--workers {gpus:.0f}" if gpus else "--device cpu"
+        raise ValueError(f"workers={workers} need a GPU each, the cluster has {gpus:.0f}: use {remedy}")
     if use_gpu:
-        return {"CPU": 1 if cpus > workers else LEAST_CPU, "GPU": 1}
-    share = min(max(cpus - 1, cpus / 2) / workers, max(1, (cpus - 1) // workers))
+        return {"CPU": 1.0 if cpus > workers else LEAST_CPU, "GPU": 1.0}
+    share = min((cpus - 1) / workers, max(1, (cpus - 1) // workers))
     if share < LEAST_CPU and not grows:
         raise ValueError(
-            f"workers={workers} share {cpus:g} CPUs, less than {LEAST_CPU} each: use at most "
-            f"--workers {int(cpus / 2 / LEAST_CPU)}, or --workers 0 for this process alone"
+            f"workers={workers} need {LEAST_CPU} CPUs each and Ray Data one, the cluster has {cpus:g}: "
+            "use --workers 0 for this process alone"
         )
-    return {"CPU": max(LEAST_CPU, int(share) if share >= 1 else round(share, 2))}
+    return {"CPU": max(LEAST_CPU, math.floor(100 * share) / 100)}
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -121,7 +129,7 @@ def _worker(config: dict[str, Any]) -> None:
     is not finite: the worker that meets such an error writes it down, and those started again return at once.
     """
     failure = config["folder"].path / FAILURE
-    if failure.exists():
+    if failure.exists() or config["folder"].result is not None:
         return
     try:
         _train(config["stage"], config["folder"])

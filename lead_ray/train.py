@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 
@@ -20,11 +21,11 @@ class Optim:
     weight_decay: float = 1e-4
     batch_size: int = 256
     """Images per step, summed over all workers."""
-    epochs: float = 200
+    epochs: float = 200.0
     """Passes over the images."""
     steps: int | None = None
     """Steps in all; overrides epochs."""
-    warmup_epochs: float = 2
+    warmup_epochs: float = 2.0
     """Epochs of linear warm-up; at most a tenth of the run."""
 
     def __post_init__(self):
@@ -84,7 +85,7 @@ def train(
     first_step: int = 0,
     report_every: int,
     precision: torch.dtype = torch.float32,
-) -> Iterator[dict[str, float]]:
+) -> Iterator[dict[str, int | float]]:
     """Train from first_step to the schedule's end; yield metrics every report_every steps and at the end.
 
     Args:
@@ -105,16 +106,26 @@ def train(
         broken = torch.where(metrics["loss"].isfinite(), schedule.steps, step)
         bad_step = broken if bad_step is None else torch.minimum(bad_step, broken)
         if (step + 1) % report_every == 0 or step + 1 == schedule.steps:
-            if int(bad_step) < schedule.steps:
+            values, bad = _of_all_workers(metrics, bad_step)
+            if bad < schedule.steps:
                 raise FloatingPointError(
-                    f"loss is not finite at step {int(bad_step)} (learning rate "
-                    f"{schedule.learning_rate(int(bad_step)):.2g}): lower optim.lr or lengthen optim.warmup_epochs; "
-                    "the last checkpoint is from before it"
+                    f"loss is not finite at step {bad} (learning rate {schedule.learning_rate(bad):.2g}): "
+                    "lower optim.lr or lengthen optim.warmup_epochs; the last checkpoint is from before it"
                 )
             now = time.perf_counter()
             rates = {"lr": schedule.learning_rate(step), "images_per_second": seen / (now - since)}
-            yield {"step": step + 1} | {name: float(value) for name, value in metrics.items()} | rates
+            yield {"step": step + 1} | values | rates
             since, seen = time.perf_counter(), 0
+
+
+def _of_all_workers(metrics: dict[str, Tensor], bad_step: Tensor) -> tuple[dict[str, float], int]:
+    """Means over the workers, whose batches are of one size, and the first bad step of any: all must stop at it."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        means = torch.stack([value.float() for value in metrics.values()])
+        dist.all_reduce(means)
+        dist.all_reduce(bad_step, dist.ReduceOp.MIN)
+        metrics = dict(zip(metrics, means / dist.get_world_size(), strict=True))
+    return {name: float(value) for name, value in metrics.items()}, int(bad_step)
 
 
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}

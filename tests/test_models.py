@@ -3,11 +3,10 @@
 import json
 import struct
 
-import gloo
 import pytest
 import torch
 import torchvision
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -127,10 +126,9 @@ class TestHypercolumn:
         single = similarity([x.float() for x in a], [x.float() for x in b], size=size, normalisation=normalisation)
         torch.testing.assert_close(single.double(), expected, rtol=0, atol=2e-6)
 
-    side = st.integers(1, 7)
-
+    @example(sizes=[(1, 4)], size=2, normalisation="global", seed=0)  # as many places, elsewhere
     @given(
-        sizes=st.lists(st.tuples(side, side), min_size=1, max_size=3),
+        sizes=st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=3),
         size=st.integers(1, 9),
         normalisation=st.sampled_from(["per-layer", "global"]),
         seed=st.integers(0, 2**31),
@@ -271,7 +269,6 @@ class TestWeights:
             "another's safetensors with a header": lambda: save_file({"a": torch.ones(1)}, path, metadata={"b": "c"}),
             "a strange card": strange_card,
             "cut short": cut_short,
-            "a folder": path.mkdir,
             "another network": other_network,
         }
 
@@ -290,7 +287,6 @@ class TestWeights:
             "another's safetensors with a header",
             "a strange card",
             "cut short",
-            "a folder",
             "another network",
         ],
     )
@@ -299,30 +295,12 @@ class TestWeights:
             weights.load(foreign(what))
 
     def test_missing_file(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="no weights at .* give a finished run's folder"):
-            weights.load(tmp_path / "none.safetensors")
+        for path in (tmp_path / "none.safetensors", tmp_path):
+            with pytest.raises(FileNotFoundError, match="no weights at .* give a finished run's folder"):
+                weights.load(path)
 
 
 class TestSyncBatchNorm:
-    def test_two_processes_equal_one_with_the_whole_batch(self, tmp_path):
-        torch.multiprocessing.spawn(gloo.work, (tmp_path,), nprocs=2)
-        halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-        whole = gloo.step(gloo.network(), gloo.batch())
-        for name, expected in whole.items():
-            first, second = (half[name] for half in halves)
-            if name in ("output", "gradient of images"):
-                # Each worker's loss is the mean over its half: the whole batch's loss is the mean of both.
-                found = torch.cat([first, second]) / (1 if name == "output" else 2)
-            else:
-                found = (first + second) / 2  # as DistributedDataParallel does
-                if not name.startswith("gradient"):
-                    assert torch.equal(first, second), f"workers disagree on {name}"
-            torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-4, atol=1e-5, msg=name)
-
-    def test_alone_it_is_batchnorm(self):
-        plain, sync = gloo.step(gloo.network(), gloo.batch()), gloo.step(synchronise(gloo.network()), gloo.batch())
-        assert all(torch.equal(plain[name], sync[name]) for name in plain)
-
     def test_synchronise_keeps_names_modes_and_what_is_frozen(self, dense):
         names = list(dense.state_dict())
         dense.trunk.requires_grad_(False)

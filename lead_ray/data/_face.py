@@ -143,7 +143,11 @@ def draw_identity(*, seed: int, identity: int) -> Identity:
 
 
 def draw_nuisance(*, seed: int, identity: int, index: int) -> Nuisance:
-    """One way of seeing a person, a pure function of (seed, identity, index)."""
+    """One way of seeing a person, a pure function of (seed, identity, index).
+
+    Looser than CelebA's alignment, about as AFLW's boxes: the place of a part says little about where it is in
+    another image.
+    """
     random = np.random.default_rng([seed, identity, index, 2])
     bell = np.clip(random.standard_normal(8), -2.3, 2.3).tolist()
     u = iter(random.random(40).tolist())
@@ -153,8 +157,8 @@ def draw_nuisance(*, seed: int, identity: int, index: int) -> Nuisance:
     warm = 0.07 * bell[6]
     return Nuisance(
         yaw=float(np.radians(17.3 * bell[0])), pitch=float(np.radians(8.6 * bell[1])),
-        roll=float(np.radians(6.5 * bell[2])), scale=0.88 + 0.24 * next(u),
-        shift=(12 * next(u) - 6, 12 * next(u) - 6),
+        roll=float(np.radians(8.5 * bell[2])), scale=0.72 + 0.3 * next(u),
+        shift=(26 * next(u) - 13, 26 * next(u) - 13),
         mouth_open=max(0.0, (speaking - 0.45) / 0.55) ** 1.5, smile=float(np.clip(1.6 * smiling - 0.4, 0, 1)),
         closure=0.25 * next(u) if closing < 0.9 else 1 - 0.2 * next(u),
         gaze=(2 * next(u) - 1, next(u) - 0.5), brow_raise=float(np.clip(0.45 * bell[3], -0.6, 1)),

@@ -37,11 +37,11 @@ def five_points(points: np.ndarray) -> np.ndarray:
     return np.stack([points[36:42].mean(0), points[42:48].mean(0), points[30], points[48], points[54]])
 
 
-def _solid(flat: np.ndarray, who: Identity, how: Nuisance) -> np.ndarray:
+def on_surface(flat: np.ndarray, who: Identity, how: Nuisance) -> np.ndarray:
     return np.concatenate([flat, _face.relief(flat[:, 0], flat[:, 1], who, how)[:, None]], 1)
 
 
-def _unoccluded(points: np.ndarray, view: _paint.Pose, who: Identity, how: Nuisance) -> np.ndarray:
+def unoccluded(points: np.ndarray, view: _paint.Pose, who: Identity, how: Nuisance) -> np.ndarray:
     """Whether the face's own surface leaves canonical points [n, 3] in view: a march to the camera."""
     towards = view.rotation.T @ np.array([0.0, 0.0, 1.0])
     steps = np.arange(3.0, 40.0, 3.0)[:, None, None] * towards
@@ -50,13 +50,13 @@ def _unoccluded(points: np.ndarray, view: _paint.Pose, who: Identity, how: Nuisa
     return ~(inside & (_face.relief(x, y, who, how) > z + 1.0)).any(0)
 
 
-def _pose(*, seed: int, identity: int, index: int):
+def pose(*, seed: int, identity: int, index: int):
     """Person, nuisance, every drawn curve in 3-D {name: [n, 3]}, and the camera."""
     who = draw_identity(seed=seed, identity=identity)
     how = draw_nuisance(seed=seed, identity=identity, index=index)
     lines, extra = _face.curves(who, how), _features.extra_curves(who, how)
     flat = np.concatenate([*lines.values(), *(line[:, :2] for line in extra.values())])
-    solid = _solid(flat, who, how)
+    solid = on_surface(flat, who, how)
     lift = np.concatenate([line[:, 2] for line in extra.values()])
     solid[-len(lift):, 2] += lift
     ends = np.cumsum([len(line) for line in (*lines.values(), *extra.values())])[:-1]
@@ -64,9 +64,9 @@ def _pose(*, seed: int, identity: int, index: int):
     return who, how, spatial, _paint.pose(how, _face.landmarks(spatial))
 
 
-def _scene(*, seed: int, identity: int, index: int) -> tuple[bytes, dict]:
+def scene(*, seed: int, identity: int, index: int) -> tuple[bytes, dict]:
     """The JPEG file of `render`'s pixels, and the other fields of its Face."""
-    who, how, spatial, view = _pose(seed=seed, identity=identity, index=index)
+    who, how, spatial, view = pose(seed=seed, identity=identity, index=index)
     drawn = {name: view(line) for name, line in spatial.items()}
 
     random = np.random.default_rng(how.scene)
@@ -97,7 +97,7 @@ def _scene(*, seed: int, identity: int, index: int) -> tuple[bytes, dict]:
     landmarks = view(points)
     limit = np.array([_paint.WIDTH - 1, _paint.HEIGHT - 1])
     in_image = ((landmarks >= 0) & (landmarks <= limit)).all(1)
-    visible = _unoccluded(points, view, who, how) & in_image
+    visible = unoccluded(points, view, who, how) & in_image
     eyes = visible[36:42].sum() > 3, visible[42:48].sum() > 3
     return encoded.getvalue(), dict(
         landmarks_5=five_points(landmarks).astype(np.float32), landmarks_68=landmarks.astype(np.float32),
@@ -112,5 +112,5 @@ def render(*, seed: int, identity: int, index: int) -> Face:
     (seed, identity) fix the person, index the pose, expression, light, scene and camera.
     Range: yaw within 40, pitch 20, roll 15 degrees; all 68 points inside CelebA's 96-pixel crop.
     """
-    encoded, labels = _scene(seed=seed, identity=identity, index=index)
+    encoded, labels = scene(seed=seed, identity=identity, index=index)
     return Face(pixels=np.asarray(Image.open(io.BytesIO(encoded))), **labels)

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lead_ray.data._render import Face, _scene, five_points, render
+from lead_ray.data._render import Face, scene, five_points, render
 from lead_ray.data.celeba import ALIGNED, CelebA
 from lead_ray.data.rows import Crop, Record
 
@@ -58,7 +58,7 @@ class Synthetic:
 
 def _store(task: tuple[int, int, int], *, folder: Path, seed: int) -> dict:
     number, identity, index = task
-    encoded, labels = _scene(seed=seed, identity=identity, index=index)
+    encoded, labels = scene(seed=seed, identity=identity, index=index)
     (folder / f"{number:06d}.jpg").write_bytes(encoded)
     return labels
 

@@ -3,8 +3,23 @@
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _SumOverWorkers(torch.autograd.Function):
+    """all_reduce(SUM) whose gradient is the sum of all workers' gradients (torch's own is deprecated)."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -21,7 +36,7 @@ class SyncBatchNorm(_BatchNorm):
         axes = [0, *range(2, input.dim())]
         sums = torch.stack([values.sum(axes), (values * values).sum(axes)])
         count = values.numel() // values.shape[1] * dist.get_world_size()
-        mean, square = all_reduce(sums) / count
+        mean, square = _SumOverWorkers.apply(sums) / count
         variance = (square - mean * mean).clamp_min(0)
         if self.track_running_stats:
             with torch.no_grad():

@@ -36,7 +36,8 @@ def similarity(
     """
     products, squares_a, squares_b = [], [], []
     for a, b in zip(blocks_a, blocks_b, strict=True):
-        up = upsampling(a.shape[2:], size).to(a)
+        # Without resizing U is the identity.
+        up = None if a.shape[2:] == (size, size) else upsampling(a.shape[2:], size).to(a)
         flat_a, flat_b = a.flatten(2), b.flatten(2)
         products.append(_both_sides(up, flat_a.mT @ flat_b))
         squares_a.append(_diagonal(up, flat_a.mT @ flat_a))
@@ -60,16 +61,12 @@ def upsampling(native: torch.Size, size: int) -> Float[Tensor, "n native"]:
     return _upsampling(native[0], native[1], size)
 
 
-def _both_sides(up: Tensor, gram: Tensor) -> Tensor:
-    if up.shape[0] == up.shape[1]:  # already at the grid's resolution: U is the identity
-        return gram
-    return up @ gram @ up.T
+def _both_sides(up: Tensor | None, gram: Tensor) -> Tensor:
+    return gram if up is None else up @ gram @ up.T
 
 
-def _diagonal(up: Tensor, gram: Tensor) -> Tensor:
-    if up.shape[0] == up.shape[1]:
-        return gram.diagonal(dim1=1, dim2=2)
-    return ((up @ gram) * up).sum(dim=2)
+def _diagonal(up: Tensor | None, gram: Tensor) -> Tensor:
+    return gram.diagonal(dim1=1, dim2=2) if up is None else ((up @ gram) * up).sum(dim=2)
 
 
 def _cosine(product: Tensor, square_a: Tensor, square_b: Tensor) -> Tensor:

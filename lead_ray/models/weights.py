@@ -76,7 +76,7 @@ def read_card(path: Path | str) -> Card:
         if fields["fpn"] is not None:
             fields["fpn"] = FpnSettings(**fields["fpn"])
         return Card(**fields)
-    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is not a lead_ray encoder (safetensors with its card): {error}") from error
 
 
@@ -86,7 +86,10 @@ def load(path: Path | str) -> nn.Module:
     with safe_open(find(path), framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    encoder.load_state_dict(state)
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is not a lead_ray encoder: its weights are not those of its card") from error
     return encoder.eval().to(memory_format=torch.channels_last)
 
 

@@ -1,0 +1,204 @@
+"""The whole way in five minutes on two cores: synthetic faces, both stages, errors against floors, one page.
+
+lead-ray quickstart                       # goes on from the small encoder that the package carries
+lead-ray quickstart --from-scratch        # without it, and what that gives
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from lead_ray.artefacts import RunFolder, environment, read_json, write_json
+from lead_ray.data.synthetic import Synthetic
+from lead_ray.dense import Dense
+from lead_ray.evaluate import Evaluate, evaluate
+from lead_ray.launch import run
+from lead_ray.matching import Matching
+from lead_ray.models import weights
+from lead_ray.models.fpn import FpnSettings
+from lead_ray.models.trunk import TrunkSettings
+from lead_ray.objectives.align import AlignSettings
+from lead_ray.objectives.byol import ByolSettings
+from lead_ray.prepare import prepare
+from lead_ray.pretrain import Pretrain
+from lead_ray.progress import phase
+from lead_ray.quickstart_page import make_page, make_table
+from lead_ray.regression import RegressionSettings
+from lead_ray.train import Optim
+from lead_ray.views import ViewSettings
+
+CARRIED = Path(__file__).parent / "models" / "synthetic-faces.safetensors"
+SEEDS = (0, 1, 2)
+ANNOTATIONS = 10
+SYSTEMS = {
+    "stage 2": ("stage 2", "learned"),
+    "stage 1": ("stage 1", "learned"),
+    "untrained": ("stage 1", "untrained"),
+    "colour": ("stage 1", "colour"),
+}
+"""What is measured: name -> the run it belongs to, and its features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quickstart:
+    """Five minutes on two cores."""
+
+    out: Path = Path("quickstart")
+    """Folder for everything; run again, what is done is skipped."""
+    from_scratch: bool = False
+    """Train stage 1 from random weights, not from the carried encoder."""
+    workers: int = 2
+    """Ray Train workers; 0: this process alone, without Ray."""
+    images: int = 1500
+    """Synthetic faces to draw."""
+    steps: int = 150
+    """Steps of stage 1."""
+    dense_steps: int = 300
+    """Steps of stage 2."""
+
+    @property
+    def runs(self) -> Path:
+        return self.out / "runs"
+
+    def synthetic(self) -> Synthetic:
+        """Other people than the carried encoder has seen: another seed."""
+        return Synthetic(
+            raw=self.out / "faces",
+            images=self.images,
+            identities=self.images // 3,
+            seed=1,
+            test_share=0.4,
+            draw_workers=len(os.sched_getaffinity(0)),
+        )
+
+    def stage1(self) -> Pretrain:
+        """BYOL on a quarter-width ResNet-18 and small crops; mirror images are off: they make left and right alike."""
+        carried = CARRIED if not self.from_scratch else None
+        return Pretrain(
+            data=self.out / "shards",
+            out=self.runs,
+            name="scratch" if self.from_scratch else "quickstart",
+            trunk=weights.read_card(carried).trunk if carried else TrunkSettings(depth=18, width=0.25),
+            objective=ByolSettings(hidden=512, dim=128, momentum=0.99),
+            init=carried,
+            views=ViewSettings(size=96, scale=(0.4, 1.0), flip=0.0, blur=(0.5, 0.1)),
+            optim=Optim(lr=0.2 if self.from_scratch else 0.03, batch_size=64, steps=self.steps),
+            workers=self.workers,
+            report_every=10,
+            checkpoint_every=50,
+        )
+
+    def stage2(self, stage1: RunFolder) -> Dense:
+        return Dense(
+            data=self.out / "shards",
+            out=self.runs,
+            name="scratch" if self.from_scratch else "quickstart",
+            stage1=stage1.path,
+            objective=AlignSettings(fpn=FpnSettings(dim=64, lateral=64, branch=64), projector=64),
+            views=ViewSettings(size=96, scale=(0.4, 1.0), flip=0.0, blur=(0.5, 0.1)),
+            optim=Optim(lr=0.1, batch_size=32, steps=self.dense_steps),
+            workers=self.workers,
+            report_every=10,
+            checkpoint_every=50,
+        )
+
+
+class Clock:
+    """Seconds of each phase, kept in a file: a second call adds what it does, and skips what was done."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        # Of a phase that is only looked up again, the first time counts; of one that was interrupted, the sum.
+        took = time.monotonic() - started
+        if name not in self.seconds or took > 5:
+            self.seconds[name] = self.seconds.get(name, 0.0) + took
+            write_json(self.path, self.seconds)
+
+
+def measure(settings: Quickstart, runs: dict[str, RunFolder]) -> dict[str, dict[str, Any]]:
+    """Matching and 10-annotation regression of all systems; three seeds each."""
+    results: dict[str, dict[str, Any]] = {}
+    with phase("measuring", 2 * len(SYSTEMS)) as shown:
+        for system, (stage, features) in SYSTEMS.items():
+            common = {"run": runs[stage].path, "data": settings.out / "shards", "features": features, "seeds": SEEDS}
+            results[system] = {
+                "matching": evaluate(Evaluate(task="matching", limit=200, matching=Matching(), **common))
+            }
+            shown.update(shown.done + 1, f"{system}: matching")
+            results[system]["regression"] = evaluate(
+                Evaluate(
+                    task="regression", annotations=ANNOTATIONS, regression=RegressionSettings(grid=24), **common
+                )
+            )
+            shown.update(shown.done + 1, f"{system}: regression")
+    return results
+
+
+def quickstart(settings: Quickstart) -> dict[str, Any]:
+    """Run what is missing; returns summary.json's content."""
+    settings.out.mkdir(parents=True, exist_ok=True)
+    name = "summary-scratch" if settings.from_scratch else "summary"
+    clock = Clock(settings.out / f"{name.replace('summary', 'seconds')}.json")
+    if settings.from_scratch:
+        print("stage 1 starts from random weights")
+    else:
+        steps = weights.read_card(CARRIED).trained["steps"]
+        print(f"stage 1 goes on from {CARRIED.name}, trained for {steps:,} steps on other synthetic faces")
+    with clock.measure("draw and prepare"):
+        prepare(settings.synthetic(), settings.out / "shards", workers=settings.workers and None)
+    runs = {}
+    with clock.measure("stage 1"):
+        runs["stage 1"] = run(settings.stage1(), title="stage 1 (BYOL)")
+    with clock.measure("stage 2"):
+        runs["stage 2"] = run(settings.stage2(runs["stage 1"]), title="stage 2 (LEAD)")
+    with clock.measure("measure"):
+        results = measure(settings, runs)
+    summary = {
+        "from_scratch": settings.from_scratch,
+        "systems": {
+            system: {
+                "matching": {k: v for k, v in found["matching"].items() if k not in ("settings", "environment")},
+                "regression": {k: v for k, v in found["regression"].items() if k not in ("settings", "environment")},
+            }
+            for system, found in results.items()
+        },
+        "stages": {stage: folder.result for stage, folder in runs.items()},
+        "seconds": clock.seconds,
+        "hardware": environment(),
+    }
+    with clock.measure("page"):
+        page = settings.out / f"{name.replace('summary', 'report')}.html"
+        make_page(page, summary, runs, settings.out / "shards", ANNOTATIONS)
+    summary["seconds"] = clock.seconds
+    summary["report"] = str(page)
+    write_json(settings.out / f"{name}.json", summary)
+    return summary
+
+
+def main(arguments: list[str] | None = None) -> None:
+    torch.manual_seed(0)
+    settings = tyro.cli(Quickstart, args=arguments, description=__doc__)
+    summary = quickstart(settings)
+    from rich.console import Console
+
+    Console().print(make_table(summary).rich())
+    print(json.dumps({phase: round(seconds, 1) for phase, seconds in summary["seconds"].items()}))
+    print(f"open {Path(summary['report']).absolute()}")
+
+
+if __name__ == "__main__":
+    main()

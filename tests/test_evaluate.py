@@ -1,0 +1,211 @@
+"""Errors of a tiny encoder on a few synthetic faces: what is measured, kept, read again, and refused."""
+
+import json
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+import torch
+
+import lead_ray.evaluate as evaluation
+from lead_ray import features, shards
+from lead_ray.data import synthetic
+from lead_ray.data.celeba import Mafl
+from lead_ray.data.folder import Folder
+from lead_ray.evaluate import Evaluate, evaluate
+from lead_ray.matching import Matching
+from lead_ray.models import weights
+from lead_ray.models.trunk import Trunk, TrunkSettings
+from lead_ray.prepare import prepare
+from lead_ray.regression import RegressionSettings
+
+TRAIN, TEST = 16, 8
+REGRESSION = RegressionSettings(grid=24, points=8)
+
+
+def save_trunk(path: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights.save(path, Trunk(TrunkSettings(depth=18, width=0.125)), {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("faces")
+    sizes = {"images": 40, "identities": 10, "test_share": 0.2, "mafl_train": TRAIN, "mafl_test": TEST}
+    synthetic.write(root / "raw", seed=0, **sizes)
+    prepare(Mafl(raw=root / "raw"), root / "mafl", workers=0, progress=False)
+    return root / "mafl"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run's folder as far as evaluation looks."""
+    folder = tmp_path_factory.mktemp("run")
+    save_trunk(folder / "encoder.safetensors", seed=10)
+    return folder
+
+
+@pytest.fixture
+def matching(run, data):
+    def settings(**changes) -> Evaluate:
+        few = {"limit": 4, "matching": Matching(grid=24)}
+        return Evaluate(**{"run": run, "task": "matching", "data": data, "device": "cpu"} | few | changes)
+
+    return settings
+
+
+@pytest.fixture
+def regression(run, data):
+    def settings(**changes) -> Evaluate:
+        fixed = {"task": "regression", "device": "cpu", "regression": REGRESSION}
+        return Evaluate(**{"run": run, "data": data} | fixed | changes)
+
+    return settings
+
+
+def results(run: Path) -> set[Path]:
+    return set(run.glob("eval/*.json"))
+
+
+def forbid(monkeypatch, module, name: str) -> None:
+    monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail(f"{name} ran again"))
+
+
+class TestMatching:
+    def test_result_is_kept_and_read_again(self, matching, run, monkeypatch):
+        before = results(run)
+        found = evaluate(matching(seeds=(3,)))
+        (path,) = results(run) - before
+        assert path.name.startswith("matching-mafl-learned-")
+        assert json.loads(path.read_text()) == found
+        assert (found["task"], found["features"], found["data"], found["pairs"]) == ("matching", "learned", "mafl", 2)
+        assert 0 < found["cl_same_error"] < 96 and 0 < found["cl_same_floor"] < found["cl_same_error"]
+        assert found["settings"]["limit"] == 4 and found["environment"]["versions"]["torch"]
+        forbid(monkeypatch, evaluation, "_matching")
+        assert evaluate(matching(seeds=(3,))) == found
+
+    def test_seeds_are_repeats(self, matching):
+        found = evaluate(matching(seeds=(0, 1)))
+        errors = [evaluate(matching(seeds=(seed,)))["cl_diff_error"] for seed in (0, 1)]
+        assert found["errors"] == errors and errors[0] != errors[1]
+        assert found["cl_diff_error"] == pytest.approx(np.mean(errors))
+
+    def test_floors_are_other_features_on_the_same_pairs(self, matching):
+        found = {kind: evaluate(matching(features=kind)) for kind in ("learned", "untrained", "colour")}
+        assert len({result["cl_diff_error"] for result in found.values()}) == 3
+        assert len({result["cl_diff_baseline"] for result in found.values()}) == 1
+
+    def test_an_odd_image_is_left_out(self, matching):
+        assert evaluate(matching(limit=5))["cl_diff_error"] == evaluate(matching(limit=4))["cl_diff_error"]
+
+    def test_command_line(self, run, data, capsys):
+        evaluation.main([str(run), "--task", "matching", "--data", str(data), "--limit", "2", "--matching.grid", "24"])
+        assert "cl_diff_error" in capsys.readouterr().out
+
+
+class TestRegression:
+    def test_result_against_the_mean_face(self, regression, run, data):
+        before = results(run)
+        found = evaluate(regression(seeds=(7,)))
+        (path,) = results(run) - before
+        assert path.name.startswith("regression-mafl-learned-") and json.loads(path.read_text()) == found
+        assert (found["images"], found["annotations"]) == (TEST, TRAIN)
+        assert found["errors"] == [found["error"]] and found["error_std"] is None
+        assert 0 < found["error"] < 100  # % of the inter-ocular distance
+        train, test = (shards.load(data, split).landmarks.astype(np.float64) for split in ("train", "test"))
+        distance = np.linalg.norm(test - train.mean(axis=0), axis=-1)
+        eyes = np.linalg.norm(test[:, 0] - test[:, 1], axis=-1)
+        assert found["mean_face"] == pytest.approx(100 * (distance / eyes[:, None]).mean(), rel=1e-4)
+
+    def test_read_again_and_features_too(self, regression, monkeypatch):
+        found = evaluate(regression())
+        forbid(monkeypatch, features, "extract")
+        again = evaluate(regression(seeds=(0, 1)))  # not measured yet, from cached features
+        assert again["errors"][0] == pytest.approx(found["error"], rel=1e-6)
+        forbid(monkeypatch, evaluation, "_regression")
+        assert evaluate(regression()) == found
+
+    def test_floors_differ(self, regression):
+        errors = {kind: evaluate(regression(features=kind))["error"] for kind in ("learned", "untrained", "colour")}
+        assert len(set(errors.values())) == 3
+
+    def test_few_annotations(self, regression, run):
+        found = evaluate(regression(annotations=3, seeds=(0, 1)))
+        assert found["annotations"] == 3 and len(found["errors"]) == 2
+        assert found["error"] == pytest.approx(np.mean(found["errors"]))
+        assert found["error_std"] == pytest.approx(np.std(found["errors"], ddof=1))
+        assert any(path.name.startswith("regression-mafl-learned-3-") for path in results(run))
+
+    def test_few_annotations_in_warped_copies(self, regression, monkeypatch):
+        seen = []
+
+        def extract(encoder, images, **options):
+            seen.append((tuple(images.shape), options))
+            return original(encoder, images, **options)
+
+        original = features.extract
+        evaluate(regression())  # so that the test images' features lie there
+        monkeypatch.setattr(features, "extract", extract)
+        found = evaluate(regression(annotations=3, copies=4))
+        assert seen == [((12, 3, 96, 96), {"cropped": True})]
+        assert 0 < found["error"] < 100 and found["annotations"] == 3
+        assert found["error"] != evaluate(regression(annotations=3))["error"]
+
+
+class TestWeights:
+    def test_a_file_of_weights_has_its_results_beside_it(self, matching, tmp_path):
+        path = save_trunk(tmp_path / "trunk.safetensors", seed=1)
+        first = evaluate(matching(run=path))
+        assert len(results(tmp_path / "trunk")) == 1
+        save_trunk(path, seed=2)
+        assert evaluate(matching(run=path))["cl_diff_error"] != first["cl_diff_error"], "read for other weights"
+
+    def test_cached_features_are_those_of_the_weights(self, regression, tmp_path):
+        path = save_trunk(tmp_path / "trunk.safetensors", seed=1)
+        first = evaluate(regression(run=path))["error"]
+        save_trunk(path, seed=2)
+        assert evaluate(regression(run=path))["error"] != first
+
+
+class TestErrors:
+    def test_limit(self, matching):
+        with pytest.raises(ValueError, match="limit must be at most the 8 images of test, got 9"):
+            evaluate(matching(limit=9))
+
+    @pytest.mark.parametrize(
+        ("field", "value", "message"),
+        [
+            ("limit", 0, "limit must be >= 1, got 0"),
+            ("annotations", 0, "annotations must be >= 1, got 0"),
+            ("copies", -1, "copies must be >= 0, got -1"),
+            ("seeds", (), "seeds must hold at least one number"),
+        ],
+    )
+    def test_settings_out_of_range(self, matching, field, value, message):
+        with pytest.raises(ValueError, match=message):
+            matching(**{field: value})
+
+    def test_more_annotations_than_images(self, regression):
+        with pytest.raises(ValueError, match=r"annotations must be in 1..16, the number of training images, got 17"):
+            evaluate(regression(annotations=17))
+
+    def test_no_landmarks(self, matching, regression, tmp_path):
+        for seed in range(8):
+            layouts.picture(tmp_path / f"raw/{seed}.png", 40, 40, seed=seed)
+        prepare(Folder(raw=tmp_path / "raw"), tmp_path / "out", workers=0, progress=False)
+        for settings in (matching, regression):
+            with pytest.raises(ValueError, match="has no landmarks: prepare it with --landmarks"):
+                evaluate(settings(data=tmp_path / "out", test_split="train"))
+        with pytest.raises(ValueError, match=r"split must be one of \['train'\], got 'test'"):
+            evaluate(matching(data=tmp_path / "out"))
+
+    def test_missing_run_or_data(self, matching, tmp_path):
+        for missing in (tmp_path / "run", tmp_path):  # no folder, and one of an unfinished run
+            with pytest.raises(FileNotFoundError, match="no weights at .* give a finished run's folder"):
+                evaluate(matching(run=missing))
+        with pytest.raises(FileNotFoundError, match="no manifest.json: not prepared"):
+            evaluate(matching(data=tmp_path / "none"))
+        assert not list(tmp_path.iterdir())

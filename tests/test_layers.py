@@ -1,0 +1,111 @@
+"""Who may import whom, read from the source: inside functions and under conditions, too."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import lead_ray
+
+LIBRARY = Path(lead_ray.__file__).parent
+RAY_FILES = {"prepare", "ingest", "launch"}
+LAYERS = (
+    {"geometry", "metrics", "similarity", "progress", "data"},
+    {"models", "objectives", "views"},
+    {"artefacts", "shards", "packing", "sampling", "train", "stage", "features", "matching", "parts"}
+    | {"regressor", "detectors", "regression"},
+    {"tables", "figures", "report", "drawing"},
+    RAY_FILES,
+)
+"""From the ground up. What is not named here is a command line: it may import all of these, none of these it."""
+
+ALONE = {"geometry", "metrics", "similarity", "progress", "artefacts", "train", "sampling", "shards"}
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Dotted name below the package -> its syntax tree."""
+    files = (path for path in LIBRARY.rglob("*.py") if path.name != "__init__.py")
+    return {".".join(path.relative_to(LIBRARY).with_suffix("").parts): ast.parse(path.read_text()) for path in files}
+
+
+def imports(module: str) -> set[str]:
+    """Absolute names of everything that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(modules()[module]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: write imports from the package's name"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def project_imports(module: str) -> set[str]:
+    """The package's modules among them."""
+    names = {name.removeprefix("lead_ray.") for name in imports(module) if name.startswith("lead_ray.")}
+    return {name if name in modules() else name.rpartition(".")[0] for name in names}
+
+
+def layer(module: str) -> int:
+    top = module.partition(".")[0]
+    return next((number for number, names in enumerate(LAYERS) if top in names), len(LAYERS))
+
+
+def test_the_walk_sees_imports_inside_functions():
+    assert {"ray", "ray.train.torch.get_device"} <= imports("launch")
+    assert {"views", "models.weights", "artefacts"} <= project_imports("stage")
+
+
+def test_ray_stays_in_three_files():
+    found = {module for module in modules() if any(name.split(".")[0] == "ray" for name in imports(module))}
+    assert found <= RAY_FILES, f"Ray leaked into {sorted(found - RAY_FILES)}; call it from launch.py"
+
+
+def test_imports_run_downwards():
+    upwards = [
+        f"{module} imports {used}"
+        for module in modules()
+        for used in project_imports(module)
+        if layer(used) > layer(module)
+    ]
+    assert not upwards, f"{upwards}: move what they share down, or name a new module's layer in this test"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    try:
+        TopologicalSorter({module: project_imports(module) for module in modules()}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_the_ground_stands_alone():
+    for module in modules():
+        used = project_imports(module)
+        if module in ALONE:
+            assert not used, f"{module} must not know {sorted(used)}"
+        if module.startswith("data."):
+            strangers = {name for name in used if name != "data" and not name.startswith("data.")}
+            assert not strangers, f"a data set's reader must not know {sorted(strangers)}"
+
+
+def test_nothing_imports_studies_or_tests():
+    for module in modules():
+        roots = {name.split(".")[0] for name in imports(module)}
+        assert not roots & {"studies", "tests"}, f"{module}: experiments depend on the library, never the reverse"
+
+
+def test_packages_are_empty():
+    assert not [path for path in LIBRARY.rglob("__init__.py") if path.read_text().strip()]
+
+
+def test_command_lines_start_without_ray():
+    """`--workers 0` serves machines that have no Ray."""
+    code = "import lead_ray.pretrain, lead_ray.dense, lead_ray.evaluate, sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in run.stdout.split()}
+    assert "torch" in loaded and "ray" not in loaded

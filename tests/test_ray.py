@@ -1,0 +1,191 @@
+"""Both stages on Ray Train workers fed by Ray Data: the same numbers as without Ray, through kills and bad losses."""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import layouts
+import pytest
+import ray
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from lead_ray import ingest, launch
+from lead_ray.artefacts import RunFolder
+from lead_ray.data.folder import Folder
+from lead_ray.dense import Dense
+from lead_ray.models.fpn import FpnSettings
+from lead_ray.models.trunk import TrunkSettings
+from lead_ray.objectives.align import AlignSettings
+from lead_ray.objectives.byol import ByolSettings
+from lead_ray.prepare import prepare
+from lead_ray.pretrain import Pretrain
+from lead_ray.train import Optim
+from lead_ray.views import ViewSettings
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own; nothing of ours is tested by them here
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A local Ray of this module's own, with more CPUs than the machine may have: Ray Data needs one to itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        ingest.connect(num_cpus=4)
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this file
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Forty prepared images of 40 x 40 pixels: five in each lane."""
+    root = tmp_path_factory.mktemp("data")
+    for seed in range(40):
+        layouts.picture(root / f"raw/{seed:02}.png", 44, 40, seed=seed)
+    prepare(Folder(raw=root / "raw"), root / "shards", workers=0, size=40, encoding="png", progress=False)
+    return root / "shards"
+
+
+class Mortal(Pretrain):
+    """Stage 1 in which the second worker is killed as the fifth step ends, once."""
+
+    def build(self):
+        learner = super().build()
+        grave, after_step = self.out / "killed", learner.after_step
+
+        def die(progress: float) -> None:
+            second = torch.distributed.is_initialized() and torch.distributed.get_rank() == 1
+            if second and progress == 4 / STEPS and not grave.exists():
+                grave.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            after_step(progress)
+
+        learner.after_step = die
+        return learner
+
+
+COMMON = {
+    "optim": Optim(lr=0.05, batch_size=16, steps=STEPS),
+    "precision": "fp32",
+    "report_every": 1,
+    "checkpoint_every": 2,
+    "device": "cpu",
+    "workers": 2,
+}
+
+
+def stage1(kind: type[Pretrain], data: Path, out: Path, **changes) -> Pretrain:
+    settings = {
+        "trunk": TrunkSettings(depth=18, width=0.125),
+        "objective": ByolSettings(hidden=32, dim=16),
+        "views": ViewSettings(size=32),
+    }
+    return kind(data=data, out=out, **COMMON | settings | changes)
+
+
+@pytest.fixture(scope="module")
+def done(cluster, data, tmp_path_factory) -> RunFolder:
+    """Stage 1 on two workers, each with its own BatchNorm, finished without interruption."""
+    return launch.run(stage1(Pretrain, data, tmp_path_factory.mktemp("stage1")))
+
+
+def losses(folder: RunFolder) -> list[float]:
+    assert [metrics["step"] for metrics in folder.metrics()] == list(range(1, STEPS + 1))
+    return [metrics["loss"] for metrics in folder.metrics()]
+
+
+@pytest.mark.slow
+class TestTraining:
+    def test_two_workers_have_the_loss_curve_of_none(self, done, data, tmp_path):
+        """Stage 2, BatchNorm over both workers' images: equal up to the order of float32 sums, 1e-4 nats.
+
+        (Stage 1 would amplify that order within three steps: BatchNorm of 16 images with one pixel each.)
+        """
+        together = Dense(
+            data=data,
+            out=tmp_path,
+            stage1=done.path,
+            objective=AlignSettings(
+                temperature=0.2,
+                teacher_temperature=0.2,
+                projector=32,
+                fpn=FpnSettings(dim=8, lateral=16, branch=64),
+            ),
+            views=ViewSettings(size=64),
+            sync_batchnorm=True,
+            **COMMON,
+        )
+        two, alone = (
+            launch.run(replace(together, out=tmp_path / str(workers), workers=workers)) for workers in (2, 0)
+        )
+        assert two.path.name == alone.path.name
+        assert losses(two) == pytest.approx(losses(alone), abs=1e-4)
+        assert losses(two)[-1] < losses(two)[0] - 0.1
+        assert two.result["images"] == alone.result["images"] == 40
+        first, second = (load_file(run.path / "encoder.safetensors") for run in (two, alone))
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            torch.testing.assert_close(
+                value, second[name], rtol=0, atol=1e-4, msg=lambda said, name=name: f"{name}: {said}"
+            )
+
+    def test_a_killed_worker_costs_time_and_nothing_else(self, done, data, tmp_path):
+        folder = launch.run(stage1(Mortal, data, tmp_path))
+        assert (tmp_path / "killed").exists()
+        assert losses(folder) == losses(done)
+        first, second = (load_file(run.path / "encoder.safetensors") for run in (folder, done))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def test_a_finished_run_does_not_start_workers(self, done, data, monkeypatch):
+        monkeypatch.setattr(launch, "_on_ray", lambda *_: pytest.fail("trained again"))
+        assert launch.run(stage1(Pretrain, data, done.path.parent)) == done
+
+    def test_an_error_that_trying_again_cannot_mend_comes_back_as_its_message(self, cluster, data, tmp_path):
+        explosive = Optim(lr=1e30, batch_size=16, steps=STEPS, warmup_epochs=0.0)
+        with pytest.raises(RuntimeError, match="loss is not finite at step [1-3] .*lower optim.lr"):
+            launch.run(stage1(Pretrain, data, tmp_path, optim=explosive, report_every=4, checkpoint_every=4))
+        (path,) = tmp_path.iterdir()
+        assert not (path / "encoder.safetensors").exists()
+
+    def test_no_gpus_in_the_cluster(self, cluster, data, tmp_path):
+        with pytest.raises(ValueError, match="workers=2 need a GPU each, the cluster has 0: use --device cpu"):
+            launch.run(stage1(Pretrain, data, tmp_path, device="cuda"))
+
+
+class TestResources:
+    @given(cpus=st.integers(2, 300), workers=st.sampled_from([1, 2, 4, 8]))
+    def test_a_core_is_left_to_ray_data(self, cpus, workers):
+        (share,) = launch.worker_resources({"CPU": float(cpus)}, workers, use_gpu=False).values()
+        assert share >= launch.LEAST_CPU
+        assert cpus - workers * share >= 1 - 1e-9, "no task of Ray Data would ever run"
+        assert share < 1 or share == int(share), "Ray wants whole CPUs from one up"
+
+    @pytest.mark.parametrize(
+        ("cpus", "workers", "share"), [(2, 1, 1), (2, 2, 0.5), (4, 2, 1), (4, 8, 0.37), (16, 4, 3), (64, 8, 7)]
+    )
+    def test_shares_by_hand(self, cpus, workers, share):
+        assert launch.worker_resources({"CPU": float(cpus)}, workers, use_gpu=False) == {"CPU": share}
+
+    def test_a_gpu_each(self):
+        cluster = {"CPU": 8.0, "GPU": 4.0}
+        assert launch.worker_resources(cluster, 4, use_gpu=True) == {"CPU": 1, "GPU": 1}
+        with pytest.raises(ValueError, match="workers=8 need a GPU each, the cluster has 4: use --workers 4"):
+            launch.worker_resources(cluster, 8, use_gpu=True)
+
+    def test_too_few_cpus(self, monkeypatch):
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        message = r"workers=2 need 0.1 CPUs each and Ray Data one, the cluster has 1: use --workers 0"
+        with pytest.raises(ValueError, match=message):
+            launch.worker_resources({"CPU": 1.0}, 2, use_gpu=False)
+
+    def test_a_cluster_that_may_grow_is_asked_all_the_same(self, monkeypatch):
+        monkeypatch.setenv("RAY_ADDRESS", "auto")
+        assert launch.worker_resources({}, 4, use_gpu=False) == {"CPU": launch.LEAST_CPU}
+        assert launch.worker_resources({"CPU": 2.0}, 4, use_gpu=True) == {"CPU": launch.LEAST_CPU, "GPU": 1}
