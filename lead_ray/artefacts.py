@@ -135,7 +135,8 @@ class RunFolder:
         elif (kept := read_json(folder.path / "config.json")["matters"]) != plain(matters):
             fields = sorted(key for key in kept.keys() | matters.keys() if kept.get(key) != plain(matters).get(key))
             raise ValueError(f"{folder.path} was made with other settings ({', '.join(fields)}): use another --name")
-        write_json(folder.path / "env.json", environment())
+        if folder.result is None:  # a finished run keeps the environment that it was made in
+            write_json(folder.path / "env.json", environment())
         return folder
 
     @property

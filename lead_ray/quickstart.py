@@ -59,9 +59,9 @@ class Quickstart:
     """Ray Train workers; 0: this process alone, without Ray."""
     images: int = 1500
     """Synthetic faces to draw."""
-    steps: int = 150
+    steps: int = 100
     """Steps of stage 1."""
-    dense_steps: int = 300
+    dense_steps: int = 200
     """Steps of stage 2."""
 
     @property
@@ -97,12 +97,15 @@ class Quickstart:
         )
 
     def stage2(self, stage1: RunFolder) -> Dense:
+        """LEAD's alignment. A teacher this young knows parts better within one image than between two, and once its
+        features are taken about their mean: so two views, and "centred"; the paper pairs different images."""
         return Dense(
             data=self.out / "shards",
             out=self.runs,
             name="scratch" if self.from_scratch else "quickstart",
             stage1=stage1.path,
-            objective=AlignSettings(fpn=FpnSettings(dim=64, lateral=64, branch=64), projector=64),
+            pairing="views",
+            objective=AlignSettings(fpn=FpnSettings(dim=64, lateral=64, branch=64), teacher="centred", projector=64),
             views=ViewSettings(size=96, scale=(0.4, 1.0), flip=0.0, blur=(0.5, 0.1)),
             optim=Optim(lr=0.1, batch_size=32, steps=self.dense_steps),
             workers=self.workers,

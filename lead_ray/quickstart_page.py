@@ -45,11 +45,10 @@ def make_table(summary: dict[str, Any]) -> Table:
         _cell(regressed["mean_faces"]),
     ]
     rows.append(Row("the same position; the mean face", "floors", floor))
-    seeds = len(matching["runs"])
     caption = (
-        f"Synthetic faces that no training saw: {matching['pairs']} pairs, {regressed['images']} test images; mean "
-        f"and standard deviation over {seeds} seeds (warps; which images are annotated). Pixels as the papers "
-        "publish them, those of a 70 px face. The read-out is the same in all rows."
+        f"Synthetic faces of people that no training saw: {matching['pairs']} pairs, {regressed['images']} test "
+        "images; seeds change the warps and which images are annotated. Pixels as the papers publish them, those of "
+        "a 70 px face. The read-out is the same in all rows."
     )
     return Table("Does it find the same part in another face?", columns, rows, caption)
 
@@ -89,7 +88,7 @@ def make_page(
     ]  # fmt: skip
     lead = (
         "Two networks learned from faces without a single annotation: stage 1 tells images apart, stage 2 turns its "
-        "features into a dense map whose descriptors match between faces. Everything here was made on this machine."
+        "features into a dense map whose descriptors match between faces."
     )
     report.write(Page("LEAD quickstart", lead, facts, sections), path)
 
@@ -136,4 +135,5 @@ def _landmarks(encoder: nn.Module, train: shards.Images, test: shards.Images, an
     side = test.pixels.shape[2] - 2 * features.MARGIN
     crops = geometry.crop_images(test.pixels[index], margin=features.MARGIN)
     predicted, truth = (geometry.pixels(p[index], height=side, width=side) for p in (predicted, truth))
-    return figures.landmarks(crops, predicted, truth, errors[index])
+    labels = ["best", *[""] * (len(index) - 2), "worst"]
+    return figures.landmarks(crops, predicted, truth, errors[index], labels=labels)

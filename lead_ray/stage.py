@@ -189,7 +189,8 @@ def work(
             ) from error
         first_step = state["step"]
     schedule = stage.schedule()
-    started = time.perf_counter()
+    spent = {metrics["step"]: metrics["seconds"] for metrics in folder.metrics()}.get(first_step, 0.0)
+    started = time.perf_counter() - spent
     for metrics in train.train(
         worker.wrap(learner),
         learner,

@@ -81,7 +81,12 @@ class TestMatching:
         (path,) = results(run) - before
         assert path.name.startswith("matching-mafl-learned-")
         assert json.loads(path.read_text()) == found
-        assert (found["task"], found["features"], found["data"], found["pairs"]) == ("matching", "learned", "mafl", 2)
+        assert (found["task"], found["features"], found["data"], found["pairs"]) == (
+            "matching",
+            "learned",
+            "mafl",
+            2,
+        )
         assert 0 < found["cl_same_error"] < 96 and 0 < found["cl_same_floor"] < found["cl_same_error"]
         assert found["settings"]["limit"] == 4 and found["environment"]["versions"]["torch"]
         forbid(monkeypatch, evaluation, "_matching")
@@ -102,7 +107,9 @@ class TestMatching:
         assert evaluate(matching(limit=5))["cl_diff_error"] == evaluate(matching(limit=4))["cl_diff_error"]
 
     def test_command_line(self, run, data, capsys):
-        evaluation.main([str(run), "--task", "matching", "--data", str(data), "--limit", "2", "--matching.grid", "24"])
+        evaluation.main(
+            [str(run), "--task", "matching", "--data", str(data), "--limit", "2", "--matching.grid", "24"]
+        )
         assert "cl_diff_error" in capsys.readouterr().out
 
 
@@ -129,7 +136,9 @@ class TestRegression:
         assert evaluate(regression()) == found
 
     def test_floors_differ(self, regression):
-        errors = {kind: evaluate(regression(features=kind))["error"] for kind in ("learned", "untrained", "colour")}
+        errors = {
+            kind: evaluate(regression(features=kind))["error"] for kind in ("learned", "untrained", "colour")
+        }
         assert len(set(errors.values())) == 3
 
     def test_few_annotations(self, regression, run):
@@ -161,7 +170,9 @@ class TestWeights:
         first = evaluate(matching(run=path))
         assert len(results(tmp_path / "trunk")) == 1
         save_trunk(path, seed=2)
-        assert evaluate(matching(run=path))["cl_diff_error"] != first["cl_diff_error"], "read for other weights"
+        assert evaluate(matching(run=path))["cl_diff_error"] != first["cl_diff_error"], (
+            "read for other weights"
+        )
 
     def test_cached_features_are_those_of_the_weights(self, regression, tmp_path):
         path = save_trunk(tmp_path / "trunk.safetensors", seed=1)
@@ -189,7 +200,9 @@ class TestErrors:
             matching(**{field: value})
 
     def test_more_annotations_than_images(self, regression):
-        with pytest.raises(ValueError, match=r"annotations must be in 1..16, the number of training images, got 17"):
+        with pytest.raises(
+            ValueError, match=r"annotations must be in 1..16, the number of training images, got 17"
+        ):
             evaluate(regression(annotations=17))
 
     def test_no_landmarks(self, matching, regression, tmp_path):
@@ -204,8 +217,8 @@ class TestErrors:
 
     def test_missing_run_or_data(self, matching, tmp_path):
         for missing in (tmp_path / "run", tmp_path):  # no folder, and one of an unfinished run
-            with pytest.raises(FileNotFoundError, match="no weights at .* give a finished run's folder"):
+            with pytest.raises(FileNotFoundError, match=r"no weights at .* give a finished run's folder"):
                 evaluate(matching(run=missing))
-        with pytest.raises(FileNotFoundError, match="no manifest.json: not prepared"):
+        with pytest.raises(FileNotFoundError, match=r"no manifest.json: not prepared"):
             evaluate(matching(data=tmp_path / "none"))
         assert not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ LAYERS = (
     {"tables", "figures", "report", "drawing"},
     RAY_FILES,
 )
-"""From the ground up. What is not named here is a command line: it may import all of these, none of these it."""
+"""From the ground up. What is not named is a command line: it may import all of these, none of these it."""
 
 ALONE = {"geometry", "metrics", "similarity", "progress", "artefacts", "train", "sampling", "shards"}
 
@@ -30,7 +30,10 @@ ALONE = {"geometry", "metrics", "similarity", "progress", "artefacts", "train", 
 def modules() -> dict[str, ast.Module]:
     """Dotted name below the package -> its syntax tree."""
     files = (path for path in LIBRARY.rglob("*.py") if path.name != "__init__.py")
-    return {".".join(path.relative_to(LIBRARY).with_suffix("").parts): ast.parse(path.read_text()) for path in files}
+    return {
+        ".".join(path.relative_to(LIBRARY).with_suffix("").parts): ast.parse(path.read_text())
+        for path in files
+    }
 
 
 def imports(module: str) -> set[str]:
@@ -96,7 +99,9 @@ def test_the_ground_stands_alone():
 def test_nothing_imports_studies_or_tests():
     for module in modules():
         roots = {name.split(".")[0] for name in imports(module)}
-        assert not roots & {"studies", "tests"}, f"{module}: experiments depend on the library, never the reverse"
+        assert not roots & {"studies", "tests"}, (
+            f"{module}: experiments depend on the library, never the reverse"
+        )
 
 
 def test_packages_are_empty():

@@ -1,11 +1,11 @@
-"""Both objectives: the reference codes' numbers, values by hand, bounds, and that they learn."""
+"""The objectives: the reference codes' numbers, values by hand, bounds, and that they learn."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -15,7 +15,7 @@ from lead_ray.models.hypercolumn import similarity
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.align import Align, AlignSettings, similarity_alignment, teacher_entropy
 from lead_ray.objectives.byol import Byol, ByolSettings, byol_loss, target_momentum
-from lead_ray.train import Optim, Schedule
+from lead_ray.objectives.contrast import Contrast, ContrastSettings, info_nce
 
 TINY = TrunkSettings(depth=18, width=0.125)
 ALIGN = AlignSettings(projector=32, fpn=FpnSettings(dim=8, lateral=16, branch=32))
@@ -83,7 +83,9 @@ class TestByolLoss:
 
     def test_by_hand(self):
         east, north = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 5.0]])
-        assert byol_loss(east, north, north, east).item() == pytest.approx(-4)  # each predicts the other's target
+        assert byol_loss(east, north, north, east).item() == pytest.approx(
+            -4
+        )  # each predicts the other's target
         assert byol_loss(east, north, east, north).item() == pytest.approx(0)
         assert byol_loss(east, north, -north, -east).item() == pytest.approx(4)
 
@@ -128,9 +130,7 @@ class TestByol:
     def test_views_pass_separately_through_both_networks(self):
         learner = tiny_byol()
         learner(*random_views(4))
-        passes = {
-            name: int(b) for name, b in learner.named_buffers() if name.endswith("num_batches_tracked")
-        }
+        passes = {name: int(b) for name, b in learner.named_buffers() if name.endswith("num_batches_tracked")}
         assert set(passes.values()) == {2} and any(name.startswith("target") for name in passes)
 
     def test_spread_tells_collapse(self):
@@ -301,6 +301,31 @@ class TestAlign:
                 AlignSettings(**{name: 0.0})
 
 
+class TestContrast:
+    def test_by_hand(self):
+        """Two orthogonal pairs: softmax of (1, 0) / tau at its first entry; nothing told apart: log b."""
+        pairs = torch.tensor([[3.0, 0.0], [0.0, 0.2]])
+        found = info_nce(pairs, 5 * pairs, temperature=0.5)
+        assert found.item() == pytest.approx(math.log(1 + math.exp(-2)), abs=1e-6)
+        same = torch.ones(7, 3)
+        assert info_nce(same, same, temperature=0.1).item() == pytest.approx(math.log(7), abs=1e-6)
+
+    def test_matches_a_float64_loop_both_ways(self):
+        generator = torch.Generator().manual_seed(0)
+        a, b = (torch.randn(5, 4, generator=generator) for _ in range(2))
+        x, y = (
+            v.double().numpy() / np.linalg.norm(v.double().numpy(), axis=1, keepdims=True) for v in (a, b)
+        )
+        scores, total = np.exp(x @ y.T / 0.1), 0.0
+        for i in range(5):
+            total -= np.log(scores[i, i] / scores[i].sum()) + np.log(scores[i, i] / scores[:, i].sum())
+        assert info_nce(a, b, temperature=0.1).item() == pytest.approx(total / 10, abs=1e-5)
+
+    def test_temperature_out_of_range(self):
+        with pytest.raises(ValueError, match=r"objective.temperature must be > 0, got 0.0"):
+            ContrastSettings(temperature=0.0)
+
+
 class TestLearning:
     """One batch, 60 steps: a loss that does not fall here falls nowhere."""
 
@@ -323,36 +348,15 @@ class TestLearning:
         assert history[-1]["loss"] < -3.4 < -1 < history[0]["loss"]
         assert history[-1]["target_spread"] > 0.5, "not by collapsing"
 
+    def test_contrast(self):
+        torch.manual_seed(0)
+        learner = Contrast(Trunk(TINY), ContrastSettings(hidden=32, dim=16))
+        history = self.overfit(learner, lr=0.05)
+        assert history[-1]["loss"] < 0.1 < 1 < history[0]["loss"]
+        assert learner.encoder() is learner.trunk
+
     def test_align_comes_near_the_teachers_entropy(self):
         history = self.overfit(tiny_align(), lr=0.05)
         excess = [step["loss"] - step["teacher_entropy"] for step in history]
         assert min(excess) >= 0
         assert excess[-1] < 0.15 * excess[0]
-
-
-class TestSchedule:
-    def test_golden_learning_rate(self, golden):
-        numbers = golden("schedules")
-        per_epoch = int(numbers["in_iters_per_epoch"])
-        schedule = Optim().schedule(per_epoch)
-        assert schedule == Schedule(peak=0.03, steps=200 * per_epoch, warmup=2 * per_epoch)
-        found = [schedule.learning_rate(int(step)) for step in numbers["in_steps"]]
-        close(torch.tensor(found, dtype=torch.float64), numbers["out_formula_lr_by_iteration"])
-
-    def test_steps_override_epochs_and_shorten_the_warm_up(self):
-        assert Optim(steps=50).schedule(100) == Schedule(peak=0.03, steps=50, warmup=5)
-        assert Optim(epochs=0.1).schedule(5).steps == 1, "rounds to at least one step"
-        assert Optim(epochs=10.0, warmup_epochs=0.0).schedule(7) == Schedule(peak=0.03, steps=70, warmup=0)
-
-    @settings(max_examples=50)
-    @given(st.integers(1, 3000), st.data())
-    def test_rate_is_positive_and_never_above_the_peak(self, steps, data):
-        schedule = Schedule(0.5, steps, data.draw(st.integers(0, steps // 10)))
-        rates = [schedule.learning_rate(step) for step in range(steps)]
-        assert min(rates) > 0 and max(rates) <= 0.5
-        assert rates[schedule.warmup :] == sorted(rates[schedule.warmup :], reverse=True)
-
-    @pytest.mark.parametrize(("field", "value"), [("lr", 0.0), ("batch_size", 0), ("epochs", -1.0), ("steps", 0)])
-    def test_settings_out_of_range(self, field, value):
-        with pytest.raises(ValueError, match=rf"optim.{field} must be >.* got {value}"):
-            Optim(**{field: value})

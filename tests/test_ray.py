@@ -1,4 +1,4 @@
-"""Both stages on Ray Train workers fed by Ray Data: the same numbers as without Ray, through kills and bad losses."""
+"""Both stages on Ray: the numbers that they give without it, through kills and bad losses."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ STEPS = 8
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A local Ray of this module's own, with more CPUs than the machine may have: Ray Data needs one to itself."""
+    """A local Ray of this module's own, with CPUs that the machine may not have: Ray Data needs one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAY_AUTH_MODE", "disabled")
@@ -149,13 +149,15 @@ class TestTraining:
 
     def test_an_error_that_trying_again_cannot_mend_comes_back_as_its_message(self, cluster, data, tmp_path):
         explosive = Optim(lr=1e30, batch_size=16, steps=STEPS, warmup_epochs=0.0)
-        with pytest.raises(RuntimeError, match="loss is not finite at step [1-3] .*lower optim.lr"):
+        with pytest.raises(RuntimeError, match=r"loss is not finite at step [1-3] .*lower optim.lr"):
             launch.run(stage1(Pretrain, data, tmp_path, optim=explosive, report_every=4, checkpoint_every=4))
         (path,) = tmp_path.iterdir()
         assert not (path / "encoder.safetensors").exists()
 
     def test_no_gpus_in_the_cluster(self, cluster, data, tmp_path):
-        with pytest.raises(ValueError, match="workers=2 need a GPU each, the cluster has 0: use --device cpu"):
+        with pytest.raises(
+            ValueError, match="workers=2 need a GPU each, the cluster has 0: use --device cpu"
+        ):
             launch.run(stage1(Pretrain, data, tmp_path, device="cuda"))
 
 
@@ -168,7 +170,8 @@ class TestResources:
         assert share < 1 or share == int(share), "Ray wants whole CPUs from one up"
 
     @pytest.mark.parametrize(
-        ("cpus", "workers", "share"), [(2, 1, 1), (2, 2, 0.5), (4, 2, 1), (4, 8, 0.37), (16, 4, 3), (64, 8, 7)]
+        ("cpus", "workers", "share"),
+        [(2, 1, 1), (2, 2, 0.5), (4, 2, 1), (4, 8, 0.37), (16, 4, 3), (64, 8, 7)],
     )
     def test_shares_by_hand(self, cpus, workers, share):
         assert launch.worker_resources({"CPU": float(cpus)}, workers, use_gpu=False) == {"CPU": share}

@@ -1,4 +1,4 @@
-"""Who sees which image when: the same for any number of workers, no image twice an epoch, any step from nothing."""
+"""Who sees which image when: for any number of workers the same, no image twice, any step from nothing."""
 
 from itertools import islice
 

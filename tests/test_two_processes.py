@@ -24,13 +24,21 @@ def test_batchnorm_equals_that_of_the_whole_batch(workers):
         first, second = (worker["passes"][name] for worker in workers)
         if name == "output":
             found = torch.cat([first, second])
-        elif name == "gradient of images":  # a worker's loss is the mean of its half, the whole batch's of both
+        elif (
+            name == "gradient of images"
+        ):  # a worker's loss is the mean of its half, the whole batch's of both
             found = torch.cat([first, second]) / 2
         else:
             found = (first + second) / 2  # as DistributedDataParallel does
             if not name.startswith("gradient"):
                 assert torch.equal(first, second), f"workers disagree on {name}"
-        torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-4, atol=1e-5, msg=lambda said, name=name: f"{name}: {said}")
+        torch.testing.assert_close(
+            found,
+            expected.to(found.dtype),
+            rtol=1e-4,
+            atol=1e-5,
+            msg=lambda said, name=name: f"{name}: {said}",
+        )
 
 
 def test_alone_it_is_batchnorm():

@@ -45,7 +45,11 @@ def close(got: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
 
 def resized_crop(image: torch.Tensor, box: torch.Tensor, size: int) -> torch.Tensor:
     return torchvision.resized_crop(
-        image[None] / 255, *box.tolist(), [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True
+        image[None] / 255,
+        *box.tolist(),
+        [size, size],
+        interpolation=InterpolationMode.BICUBIC,
+        antialias=True,
     )[0].clamp(0, 1)  # the reference codes work on bytes, which cannot overshoot
 
 
@@ -54,7 +58,14 @@ class TestOneByOne:
 
     @pytest.mark.parametrize("size", [32, 96])
     def test_crop_resize_and_flip(self, size):
-        boxes = [(0, 0, 120, 90), (3, 5, 40, 60), (60, 30, 60, 60), (119, 89, 1, 1), (0, 80, 120, 10), (7, 9, 96, 32)]
+        boxes = [
+            (0, 0, 120, 90),
+            (3, 5, 40, 60),
+            (60, 30, 60, 60),
+            (119, 89, 1, 1),
+            (0, 80, 120, 10),
+            (7, 9, 96, 32),
+        ]
         box, images = torch.tensor(boxes), random_bytes(6, 120, 90)
         flip = torch.tensor([False, True] * 3)
         got = views.crop_resize(images, box, flip, size)
@@ -71,7 +82,10 @@ class TestOneByOne:
         matrix = views.resize_matrix(torch.tensor([start]), torch.tensor([length]), full, size)[0]
         line = torch.rand(3, full, 5, generator=generator())
         expected = torchvision.resize(
-            line[:, start : start + length], [size, 5], interpolation=InterpolationMode.BICUBIC, antialias=True
+            line[:, start : start + length],
+            [size, 5],
+            interpolation=InterpolationMode.BICUBIC,
+            antialias=True,
         )
         close(matrix @ line, expected, 5e-6)
         outside = torch.ones(full, dtype=torch.bool)
@@ -207,7 +221,14 @@ class TestCropBoxes:
 
         def statistics(boxes: torch.Tensor) -> torch.Tensor:
             top, left, h, w = boxes.unbind(1)
-            terms = (h * w / (height * width), (w / h).log(), (w / h).log() ** 2, top + h / 2, left + w / 2, top)
+            terms = (
+                h * w / (height * width),
+                (w / h).log(),
+                (w / h).log() ** 2,
+                top + h / 2,
+                left + w / 2,
+                top,
+            )
             return torch.stack([*terms, terms[0] ** 2], dim=1)
 
         ours, theirs = statistics(ours), statistics(torch.tensor(draws).double())
@@ -256,7 +277,9 @@ class TestTwoViews:
 
     def test_views_of_one_image_differ(self):
         images = random_bytes(2, 40, 40)
-        a, b = views.two_views(images, images, ViewSettings(size=32), total=2, rows=torch.arange(2), generator=generator())
+        a, b = views.two_views(
+            images, images, ViewSettings(size=32), total=2, rows=torch.arange(2), generator=generator()
+        )
         assert (a - b).abs().mean() > 0.1
 
     @settings(max_examples=10)
@@ -264,11 +287,15 @@ class TestTwoViews:
     def test_what_an_image_gets_does_not_depend_on_who_shares_the_batch(self, workers, random):
         total, how = 8, ViewSettings(size=32)
         images = random_bytes(total, 40, 40)
-        whole = views.two_views(images, images, how, total=total, rows=torch.arange(total), generator=generator(5))
+        whole = views.two_views(
+            images, images, how, total=total, rows=torch.arange(total), generator=generator(5)
+        )
         order = random.sample(range(total), total)
         for worker in range(workers):
             rows = torch.tensor(order[worker::workers])
-            part = views.two_views(images[rows], images[rows], how, total=total, rows=rows, generator=generator(5))
+            part = views.two_views(
+                images[rows], images[rows], how, total=total, rows=rows, generator=generator(5)
+            )
             for mine, all_of_them in zip(part, whole, strict=True):
                 close(mine, all_of_them[rows], 1e-5)
 

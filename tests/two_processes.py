@@ -16,7 +16,14 @@ from lead_ray.models.batchnorm import synchronise
 def network() -> nn.Sequential:
     """Both kinds of BatchNorm, of two and of four dimensions, one after the other."""
     torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 5), nn.BatchNorm1d(5)]
+    layers = [
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(96, 5),
+        nn.BatchNorm1d(5),
+    ]
     return nn.Sequential(*layers).train()
 
 
@@ -33,7 +40,12 @@ def passes(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
     output = module(images)
     (output**3).mean().backward()
     gradients = {f"gradient of {name}": p.grad for name, p in module.named_parameters()}
-    return {"output": output.detach(), "gradient of images": images.grad, **gradients, **dict(module.named_buffers())}
+    return {
+        "output": output.detach(),
+        "gradient of images": images.grad,
+        **gradients,
+        **dict(module.named_buffers()),
+    }
 
 
 class Number(nn.Module):
@@ -53,7 +65,7 @@ class Number(nn.Module):
 
 
 def reports(losses: list[float]) -> list[Any]:
-    """What train() says about these losses: (loss, twice the loss) of each report, and its error if there is one."""
+    """What train() says of these losses: (loss, twice the loss) of each report, then its error if any."""
     learner, schedule = Number(losses), train.Schedule(peak=1e-9, steps=len(losses), warmup=0)
     optimizer = train.make_optimizer(learner, train.Optim())
     said: list[Any] = []

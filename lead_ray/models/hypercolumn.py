@@ -6,14 +6,14 @@ channels, of which the paper's ResNet-50 has 3840.
 """
 
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-Normalisation = Literal["per-layer", "global"]
+Normalisation = Literal["per-layer", "global", "centred"]
 
 
 def hypercolumn(blocks: list[Tensor], size: int) -> Float[Tensor, "b c size size"]:
@@ -31,23 +31,54 @@ def similarity(
     """Cosine similarities of all locations of two images' hypercolumns, n = m = size^2, row-major.
 
     Range: [-1, 1]. "per-layer" normalises each block's vectors and averages the cosines over blocks; "global"
-    normalises the concatenated vector.
-    Source: LEAD section 3.3; per-layer as in Contrastive Landmarks' matching.
+    normalises the concatenated vector; "centred" is per-layer less each image's mean vector, which says what the
+    image is and not where its parts are.
+    Source: LEAD section 3.3; per-layer as in Contrastive Landmarks' matching; centred is ours.
     """
+    if normalisation not in get_args(Normalisation):
+        raise ValueError(f"normalisation must be one of {get_args(Normalisation)}, got {normalisation!r}")
+    if normalisation == "centred":
+        blocks_a, blocks_b = ([centred(block, size) for block in blocks] for blocks in (blocks_a, blocks_b))
+    narrow = sum(block.shape[1] for block in blocks_a) <= size * size
+    compare = similarity_of_hypercolumns if narrow else similarity_of_grams
+    return compare(blocks_a, blocks_b, size=size, per_layer=normalisation != "global")
+
+
+def similarity_of_hypercolumns(
+    blocks_a: list[Tensor], blocks_b: list[Tensor], *, size: int, per_layer: bool
+) -> Float[Tensor, "b n m"]:
+    """similarity() in one product: the cheaper way while there are fewer channels than locations."""
+
+    def unit(blocks: list[Tensor]) -> Tensor:
+        if not per_layer:
+            return F.normalize(hypercolumn(blocks, size).flatten(2), dim=1, eps=1e-12)
+        levels = [F.normalize(hypercolumn([block], size).flatten(2), dim=1, eps=1e-12) for block in blocks]
+        return torch.cat(levels, dim=1) / len(levels) ** 0.5
+
+    return unit(blocks_a).mT @ unit(blocks_b)
+
+
+def similarity_of_grams(
+    blocks_a: list[Tensor], blocks_b: list[Tensor], *, size: int, per_layer: bool
+) -> Float[Tensor, "b n m"]:
+    """similarity() from Gram matrices at native resolution: its cost hardly grows with the channels."""
     products, squares_a, squares_b = [], [], []
     for a, b in zip(blocks_a, blocks_b, strict=True):
         # Without resizing U is the identity.
         up = None if a.shape[2:] == (size, size) else upsampling(a.shape[2:], size).to(a)
         flat_a, flat_b = a.flatten(2), b.flatten(2)
         products.append(_both_sides(up, flat_a.mT @ flat_b))
-        squares_a.append(_diagonal(up, flat_a.mT @ flat_a))
-        squares_b.append(_diagonal(up, flat_b.mT @ flat_b))
-    if normalisation == "per-layer":
-        cosines = [_cosine(*terms) for terms in zip(products, squares_a, squares_b, strict=True)]
-        return torch.stack(cosines).mean(dim=0)
-    if normalisation == "global":
+        squares_a.append(_squares(up, flat_a))
+        squares_b.append(_squares(up, flat_b))
+    if not per_layer:
         return _cosine(sum(products), sum(squares_a), sum(squares_b))
-    raise ValueError(f"normalisation must be 'per-layer' or 'global', got {normalisation!r}")
+    return sum(map(_cosine, products, squares_a, squares_b)) / len(products)
+
+
+def centred(block: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c h w"]:
+    """A block that has mean 0 over the image once it is resized: rows of U sum to 1, so U(F - m) = UF - m."""
+    share = upsampling(block.shape[2:], size).to(block).mean(dim=0)
+    return block - (block.flatten(2) @ share)[:, :, None, None]
 
 
 @lru_cache(maxsize=32)
@@ -65,8 +96,9 @@ def _both_sides(up: Tensor | None, gram: Tensor) -> Tensor:
     return gram if up is None else up @ gram @ up.T
 
 
-def _diagonal(up: Tensor | None, gram: Tensor) -> Tensor:
-    return gram.diagonal(dim1=1, dim2=2) if up is None else ((up @ gram) * up).sum(dim=2)
+def _squares(up: Tensor | None, flat: Tensor) -> Tensor:
+    """Squared lengths of the resized vectors: the diagonal of U (F^T F) U^T."""
+    return flat.square().sum(dim=1) if up is None else ((up @ (flat.mT @ flat)) * up).sum(dim=2)
 
 
 def _cosine(product: Tensor, square_a: Tensor, square_b: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ class AlignSettings:
     teacher_temperature: float = 0.05
     """Of the teacher's distribution p; the paper names one temperature only."""
     teacher: Normalisation = "per-layer"
-    """How hypercolumns are normalised: each block by itself, or the concatenated vector."""
+    """How hypercolumns are normalised: each block by itself, the concatenated vector, or each block about its mean
+    over the image."""
     projector: int = 256
     """Channels of the discarded head g^D; 0 leaves it out (Table 3)."""
     fpn: FpnSettings = FpnSettings()
@@ -51,14 +52,15 @@ def similarity_alignment(
     """
     target = (teacher.detach() / teacher_temperature).softmax(dim=-1)
     a, b = F.normalize(student_a, dim=1, eps=1e-12), F.normalize(student_b, dim=1, eps=1e-12)
-    log_probability = (a.mT @ b / temperature).log_softmax(dim=-1)
-    return -(target * log_probability).sum(dim=-1).mean()
+    logits = (a / temperature).mT @ b
+    # -sum_j p_j log q_j, with log q_j = logits_j - logsumexp(logits) and sum_j p_j = 1
+    return (logits.logsumexp(dim=-1) - (target * logits).sum(dim=-1)).mean()
 
 
 def teacher_entropy(teacher: Float[Tensor, "b n m"], temperature: float) -> Float[Tensor, ""]:
     """Mean entropy of the teacher's distributions in nats: the loss's lower bound."""
-    log_probability = (teacher / temperature).log_softmax(dim=-1)
-    return -(log_probability.exp() * log_probability).sum(dim=-1).mean()
+    logits = teacher / temperature
+    return (logits.logsumexp(dim=-1) - (logits.softmax(dim=-1) * logits).sum(dim=-1)).mean()
 
 
 class Align(nn.Module):

@@ -1,0 +1,313 @@
+"""Both stages in one process: their artefacts, kills and resumption, who sees what, and what is refused."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import layouts
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lead_ray import launch, stage, train
+from lead_ray.artefacts import RunFolder
+from lead_ray.data.folder import Folder
+from lead_ray.dense import Dense
+from lead_ray.models import weights
+from lead_ray.models.fpn import FpnSettings
+from lead_ray.models.trunk import TrunkSettings
+from lead_ray.objectives.align import AlignSettings
+from lead_ray.objectives.byol import ByolSettings
+from lead_ray.prepare import prepare
+from lead_ray.pretrain import Pretrain
+from lead_ray.stage import Worker, load_resident, view_pairs
+from lead_ray.train import Optim
+from lead_ray.views import ViewSettings
+
+
+class Killed(BaseException):
+    """Not an error that anything handles."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Forty prepared images of 40 x 40 pixels: five in each lane."""
+    root = tmp_path_factory.mktemp("data")
+    for seed in range(40):
+        layouts.picture(root / f"raw/{seed:02}.png", 44, 40, seed=seed)
+    prepare(Folder(raw=root / "raw"), root / "shards", workers=0, size=40, encoding="png", progress=False)
+    return root / "shards"
+
+
+OPTIM = Optim(lr=0.05, batch_size=16, steps=8)
+COMMON = {
+    "views": ViewSettings(size=32),
+    "optim": OPTIM,
+    "precision": "fp32",
+    "report_every": 2,
+    "checkpoint_every": 4,
+    "device": "cpu",
+}
+TRUNK = TrunkSettings(depth=18, width=0.125)
+Make = Callable[..., stage.Stage]
+
+
+@pytest.fixture(scope="module")
+def stage1(data) -> Make:
+    def make(out: Path, **changes) -> Pretrain:
+        heads = {"trunk": TRUNK, "objective": ByolSettings(hidden=32, dim=16)}
+        return Pretrain(**{"data": data, "out": out} | COMMON | heads | changes)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def done1(stage1, tmp_path_factory) -> RunFolder:
+    """A finished run of stage 1 that nothing interrupted."""
+    return launch.run(stage1(tmp_path_factory.mktemp("stage1")))
+
+
+@pytest.fixture(scope="module")
+def stage2(data, done1) -> Make:
+    def make(out: Path, **changes) -> Dense:
+        objective = AlignSettings(projector=32, fpn=FpnSettings(dim=8, lateral=16, branch=32))
+        return Dense(
+            **{"data": data, "out": out, "stage1": done1.path, "objective": objective} | COMMON | changes
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def done2(stage2, tmp_path_factory) -> RunFolder:
+    return launch.run(stage2(tmp_path_factory.mktemp("stage2")))
+
+
+@pytest.fixture(params=["stage1", "stage2"])
+def either(request) -> tuple[Make, RunFolder]:
+    """What makes a stage, and its finished run."""
+    return request.getfixturevalue(request.param), request.getfixturevalue(f"done{request.param[-1]}")
+
+
+def losses(folder: RunFolder) -> list[tuple[int, float]]:
+    return [(metrics["step"], metrics["loss"]) for metrics in folder.metrics()]
+
+
+def same_weights(a: RunFolder, b: RunFolder) -> bool:
+    first, second = (load_file(folder.path / "encoder.safetensors") for folder in (a, b))
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+class TestStages:
+    def test_a_finished_run_has_all_artefacts(self, either):
+        _, folder = either
+        expected = {"config.json", "env.json", "metrics.jsonl", "encoder.safetensors", "result.json"}
+        assert {p.name for p in folder.path.iterdir()} == expected
+        assert [step for step, _ in losses(folder)] == [2, 4, 6, 8]
+        assert folder.result["steps"] == 8 and folder.result["images"] == 40
+        assert folder.result["loss"] == losses(folder)[-1][1]
+        card = weights.read_card(folder.path / "encoder.safetensors")
+        assert (
+            card.trained["run"] == folder.path.name and card.trained["settings"]["optim"]["batch_size"] == 16
+        )
+
+    def test_weights_of_each_stage_load_as_what_they_are(self, done1, done2):
+        image = torch.zeros(1, 3, 64, 64)
+        assert [block.shape[1] for block in weights.load(done1.path)(image)] == [8, 16, 32, 64]
+        assert [block.shape for block in weights.load(done2.path)(image)] == [(1, 8, 16, 16)]
+
+    def test_stage_2_leaves_the_trunk_as_stage_1_made_it(self, done1, done2):
+        first, second = (load_file(folder.path / "encoder.safetensors") for folder in (done1, done2))
+        assert all(torch.equal(value, second[f"trunk.{name}"]) for name, value in first.items())
+
+    @pytest.mark.parametrize("reports", [1, 3, 4])
+    def test_killed_and_resumed_equals_uninterrupted(self, either, tmp_path, monkeypatch, reports):
+        """Before the first checkpoint, between two, and between the last one and the weights."""
+        make, whole = either
+
+        def cut(*arguments):
+            yield from islice(stage.work(*arguments), reports)
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(launch, "work", cut)
+            with pytest.raises(Killed):
+                launch.run(make(tmp_path))
+        (path,) = tmp_path.iterdir()
+        assert RunFolder(path).result is None
+        assert len(list(path.glob("checkpoints/*"))) == reports // 2
+        folder = launch.run(make(tmp_path))
+        assert folder.path == path
+        assert same_weights(folder, whole)
+        assert losses(folder) == losses(whole)
+        seconds = [metrics["seconds"] for metrics in folder.metrics()]
+        assert seconds == sorted(seconds), "the clock of a resumed run goes on"
+
+    def test_a_damaged_last_checkpoint_costs_time_and_nothing_else(
+        self, stage1, done1, tmp_path, monkeypatch
+    ):
+        saved = []
+
+        def save(self, step, state):
+            saved.append(step)
+            path = original(self, step, state)
+            if step == 8:
+                path.write_bytes(path.read_bytes()[:1000])
+                raise Killed
+            return path
+
+        original = RunFolder.save_checkpoint
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "save_checkpoint", save)
+            with pytest.raises(Killed):
+                launch.run(stage1(tmp_path))
+        folder = launch.run(stage1(tmp_path))
+        assert saved == [4, 8] and same_weights(folder, done1)
+
+    def test_a_finished_run_is_not_trained_twice(self, either, monkeypatch, capsys):
+        make, folder = either
+        monkeypatch.setattr(launch, "work", lambda *_: pytest.fail("trained again"))
+        assert launch.run(make(folder.path.parent)) == folder
+        assert "finished before" in capsys.readouterr().out
+
+    def test_where_a_run_goes_does_not_change_its_name_and_what_it_computes_does(self, either, tmp_path):
+        make, folder = either
+        elsewhere = {"workers": 2, "report_every": 1, "checkpoint_every": 1, "device": "auto"}
+        assert make(tmp_path, **elsewhere).open().path.name == folder.path.name
+        for change in ({"seed": 1}, {"optim": replace(OPTIM, lr=0.1)}, {"sync_batchnorm": True}):
+            assert make(tmp_path, **change).open().path.name != folder.path.name
+
+    def test_moved_data_and_weights_are_still_the_same(self, stage2, data, done1, done2, tmp_path):
+        shutil.copytree(data, tmp_path / "data")
+        shutil.copy(done1.path / "encoder.safetensors", tmp_path / "trunk.safetensors")
+        moved = stage2(tmp_path / "runs", data=tmp_path / "data", stage1=tmp_path / "trunk.safetensors")
+        assert moved.open().path.name == done2.path.name
+
+    def test_workers_need_not_stand_in_this_folder(self, stage2, data, done1, tmp_path, monkeypatch):
+        """Ray's stand elsewhere: every path goes to them whole."""
+        given = []
+        monkeypatch.setattr(launch, "_on_ray", lambda run, _: given.append(run))
+        monkeypatch.chdir(data.parent)
+        stage1 = Path(os.path.relpath(done1.path))
+        launch.run(stage2(Path("runs"), data=Path("shards"), stage1=stage1, workers=2))
+        paths = {name: value for name, value in vars(given[0]).items() if isinstance(value, Path)}
+        assert paths.keys() == {"data", "out", "stage1"}
+        assert all(path.is_absolute() for path in paths.values())
+
+    def test_going_on_from_weights(self, stage1, done1, tmp_path):
+        goes_on = stage1(tmp_path, init=done1.path)
+        assert goes_on.open().path.name != done1.path.name
+        built, expected = goes_on.build().encoder(), weights.load(done1.path)
+        for (name, value), other in zip(
+            built.state_dict().items(), expected.state_dict().values(), strict=True
+        ):
+            assert torch.equal(value, other), name
+
+    @pytest.mark.parametrize("pairing", ["images", "views"])
+    def test_workers_together_see_the_batches_that_one_sees(self, stage2, tmp_path, pairing):
+        run = stage2(tmp_path, pairing=pairing)
+
+        def views(rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor]:
+            worker = Worker(rank=rank, world=world)
+            return next(view_pairs(run, load_resident(run, worker), worker, first_step=3))
+
+        alone = views(0, 1)
+        for world in (2, 8):
+            parts = [views(rank, world) for rank in range(world)]
+            places = [
+                next(run.sampling().batches(3, Worker(rank=rank, world=world).lanes(8)))[2]
+                for rank in range(world)
+            ]
+            for side in (0, 1):
+                together = torch.empty_like(alone[side])
+                for where, part in zip(places, parts, strict=True):
+                    together[where] = part[side]
+                torch.testing.assert_close(together, alone[side], rtol=0, atol=1e-5)
+
+    def test_pairs_are_of_different_images_or_of_one(self, stage2, tmp_path):
+        plain_views = ViewSettings(
+            size=32, scale=(1.0, 1.0), flip=0.0, jitter=0.0, grey=0.0, blur=(0.0, 0.0), solarise=(0.0, 0.0)
+        )
+        for pairing, same in (("images", False), ("views", True)):
+            run = stage2(tmp_path, pairing=pairing, views=plain_views)
+            a, b = next(view_pairs(run, load_resident(run, Worker()), Worker(), 0))
+            nearest = torch.cdist(b.flatten(1), a.flatten(1)).argmin(dim=1)
+            assert torch.equal(nearest, torch.arange(16)) == same
+            # Partners come from the same lane's share, each image once.
+            assert torch.equal(nearest // 2, torch.arange(16) // 2)
+            assert len(nearest.unique()) == 16
+
+
+class TestStageErrors:
+    def test_settings(self, stage1, tmp_path):
+        cases = {
+            "workers must divide the 8 lanes: 0, 1, 2, 4 or 8, got 3": {"workers": 3},
+            "workers must be >= 0, got -1": {"workers": -1},
+            "checkpoint_every must be a multiple of report_every >= 1, got 4 and 3": {"report_every": 3},
+            "checkpoint_every must be .* got 4 and 0": {"report_every": 0},
+        }
+        for message, change in cases.items():
+            with pytest.raises(ValueError, match=message):
+                stage1(tmp_path, **change)
+
+    def test_what_does_not_fit_the_data_leaves_no_run_folder(self, stage1, tmp_path):
+        cases = {
+            "optim.batch_size must be a multiple of the 8 lanes, got 12": {
+                "optim": replace(OPTIM, batch_size=12)
+            },
+            "optim.batch_size=48 .* lower it to at most 40": {"optim": replace(OPTIM, batch_size=48)},
+            r"split must be one of \['train'\], got 'test'": {"split": "test"},
+        }
+        for message, change in cases.items():
+            with pytest.raises(ValueError, match=message):
+                launch.run(stage1(tmp_path, **change))
+        with pytest.raises(
+            FileNotFoundError, match=r"no manifest.json: not prepared.* Run: lead-ray prepare"
+        ):
+            launch.run(stage1(tmp_path, data=tmp_path / "none"))
+        assert not list(tmp_path.iterdir())
+
+    def test_pairs_of_images_need_two_of_each_lane(self, stage2, tmp_path):
+        with pytest.raises(ValueError, match=r"optim.batch_size must be >= 16 to pair images, got 8"):
+            launch.run(stage2(tmp_path, optim=replace(OPTIM, batch_size=8)))
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="says what to do without a GPU")
+    def test_no_gpu(self, stage1, tmp_path):
+        with pytest.raises(ValueError, match="device=cuda, but torch sees no GPU here: use --device cpu"):
+            launch.run(stage1(tmp_path, device="cuda"))
+
+    def test_wrong_weights_for_stage_2(self, stage2, done2, tmp_path):
+        with pytest.raises(ValueError, match="holds stage-2 weights: give a stage-1 run"):
+            launch.run(stage2(tmp_path, stage1=done2.path))
+        with pytest.raises(FileNotFoundError, match=r"no weights at .* give a finished run's folder"):
+            launch.run(stage2(tmp_path, stage1=tmp_path / "none"))
+
+    def test_wrong_weights_to_go_on_from(self, stage1, done1, tmp_path):
+        with pytest.raises(
+            ValueError, match=r"holds a trunk of .*width=0.125\), wanted .*: set --trunk.\* alike"
+        ):
+            launch.run(stage1(tmp_path, init=done1.path, trunk=TrunkSettings(depth=18, width=0.25)))
+
+    def test_a_checkpoint_of_other_settings(self, stage1, tmp_path):
+        folder = stage1(tmp_path).open()
+        other = stage1(tmp_path, trunk=TrunkSettings(depth=18, width=0.25)).build()
+        optimizer = train.make_optimizer(other, OPTIM)
+        folder.save_checkpoint(4, {"learner": other.state_dict(), "optimizer": optimizer.state_dict()})
+        with pytest.raises(
+            ValueError, match=r"checkpoint in .* is of another network or objective: delete it"
+        ):
+            launch.run(stage1(tmp_path))
+
+    def test_a_loss_that_explodes_leaves_no_weights(self, stage1, tmp_path):
+        run = stage1(
+            tmp_path, optim=Optim(lr=1e30, batch_size=16, steps=30, warmup_epochs=0.0), report_every=4
+        )
+        with pytest.raises(FloatingPointError, match=r"loss is not finite at step [0-3] "):
+            launch.run(run)
+        (path,) = tmp_path.iterdir()
+        assert not (path / "checkpoints").exists() and not (path / "encoder.safetensors").exists()
+        assert RunFolder(path).metrics() == []
