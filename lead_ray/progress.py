@@ -18,7 +18,8 @@ class Phase:
         self.title, self.total, self.done, self.note = title, total, 0, ""
         self.bar = bar
         self.task = bar.add_task(title, total=total, note="") if bar else None
-        self.started = self.said = time.monotonic()
+        self.said = time.monotonic()
+        self.first: tuple[float, int] | None = None
         if not bar:
             print(f"{title} ...", flush=True)
 
@@ -27,10 +28,14 @@ class Phase:
         self.done, self.note = done, note
         if self.bar:
             self.bar.update(self.task, completed=done, note=note)
-        elif time.monotonic() - self.said > LOG_SECONDS:
-            self.said = time.monotonic()
-            left = (self.said - self.started) / max(done, 1) * (self.total - done)
+            return
+        now = time.monotonic()
+        if self.first is None:  # the pace counts from here: starting up says nothing about it
+            self.first = now, done
+        if now - self.said > LOG_SECONDS and done > self.first[1]:
+            left = (now - self.first[0]) / (done - self.first[1]) * (self.total - done)
             print(f"{self.title}: {done}/{self.total}, {note}, {left:.0f} s left", flush=True)
+            self.said = now
 
 
 @contextmanager

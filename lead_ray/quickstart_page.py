@@ -61,7 +61,7 @@ def _cell(values: list[float]) -> Cell:
 def make_page(
     path: Path, summary: dict[str, Any], runs: dict[str, RunFolder], data: Path, annotations: int
 ) -> None:
-    """Write the page: table, loss curves, heat maps, landmarks, arrows."""
+    """Write the page: table, heat maps, arrows, landmarks, loss curves; the table also as Markdown, arrows as PNG."""
     train, test = shards.load(data, "train"), shards.load(data, "test")
     encoders = {stage: weights.load(folder.path) for stage, folder in runs.items()}
     seconds = sum(summary["seconds"].values())
@@ -73,12 +73,13 @@ def make_page(
         ("stage 2", f"LEAD, {summary['stages']['stage 2']['steps']} steps"),
         ("time", f"{seconds:.0f} s on {hardware['cores']} cores of {hardware['processor']}"),
     ]
+    table, arrows = make_table(summary), _arrows(encoders["stage 2"], test)
     sections = [
-        Section("Errors", content=make_table(summary)),
+        Section("Errors", content=table),
         Section("Where else is this part?", content=_heat_maps(encoders["stage 2"], test),
                 caption="Similarity of the stage-2 map to the dot in the first face, in eight other faces. Cross: the "
                 "best place; ring: where the part truly is."),
-        Section("The same landmarks in another face", content=_arrows(encoders["stage 2"], test),
+        Section("The same landmarks in another face", content=arrows,
                 caption="Landmarks of the left face found in the right one by similarity alone; rings: the truth."),
         Section(f"Landmarks from {annotations} annotated faces", content=_landmarks(encoders["stage 2"], train, test,
                 annotations), caption="From the best to the worst of the test faces, evenly spaced. Dots: predicted; "
@@ -91,6 +92,8 @@ def make_page(
         "features into a dense map whose descriptors match between faces."
     )
     report.write(Page("LEAD quickstart", lead, facts, sections), path)
+    path.with_suffix(".md").write_text(table.markdown())
+    arrows.savefig(path.with_suffix(".png"), dpi=110)
 
 
 def _chosen(images: shards.Images, count: int) -> tuple[Tensor, Tensor]:

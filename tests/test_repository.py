@@ -1,0 +1,60 @@
+"""What the repository promises about itself: commands that are the tested ones, numbers that were measured."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lead_ray.quickstart_page import make_table
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "studies" / "results"
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+
+
+def test_ci_runs_the_readmes_test_command():
+    first, second = re.findall(r"```sh\n(pip install -q uv .*)\n```", README)
+    setup, command = second.rsplit(" && ", 1)
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert script[-2:] == [setup, command]
+    assert first == setup.replace('".[dev]"', ".") + " && .venv/bin/lead-ray quickstart"
+
+
+def test_readmes_quickstart_table_is_the_measured_one():
+    summary = json.loads((RESULTS / "quickstart.json").read_text())
+    table = make_table(summary).markdown()
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) == 9
+    for row in rows:
+        assert row in README, "README.md is behind studies/results/quickstart.json"
+
+
+def test_top_level_is_the_plan():
+    names = {path.relative_to(ROOT).parts[0] for path in tracked()}
+    visible = {name for name in names if not name.startswith(".")}
+    assert visible <= {"lead_ray", "studies", "cluster", "tests", "pyproject.toml", "README.md", "LICENSE"}
+
+
+def test_no_lock_file_no_registry_no_large_file():
+    hosts = re.compile("|".join(("py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "debian" + ".org")))
+    for path in tracked():
+        assert path.name not in ("uv.lock", "poetry.lock")
+        assert path.stat().st_size < 8 * 2**20, path
+        if path.suffix in (".py", ".md", ".toml", ".txt", ".yaml", ".json", ".sh", ""):
+            assert not hosts.search(path.read_text(errors="ignore")), path
+
+
+def test_pinned_versions_have_no_addresses():
+    pins = [
+        line for line in (ROOT / "cluster" / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+    ]
+    assert pins and all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", pin) for pin in pins)
