@@ -10,18 +10,17 @@ import dataclasses
 import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+
+from lead_ray.machine import environment
 
 KEPT_CHECKPOINTS = 2
 
@@ -72,46 +71,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def environment() -> dict[str, Any]:
-    """Versions, commit and devices: what a number needs beside it to be believed."""
-    packages = ("torch", "torchvision", "ray", "numpy", "pillow", "pyarrow")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "versions": versions,
-        "python": platform.python_version(),
-        "commit": _commit(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    }
-
-
-def _commit() -> str | None:
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None  # installed from a wheel, or no git
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
     """The folder of one run."""
@@ -155,8 +114,8 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("ab+") as lines:
             if lines.tell():
                 lines.seek(-1, os.SEEK_END)
-                if lines.read(1) != b"\n":
-                    lines.write(b"\n")  # ends the line that a kill cut short; appended to it, this one would be lost too
+                if lines.read(1) != b"\n":  # a kill cut this line short; appended to it, the next would be lost too
+                    lines.write(b"\n")
             lines.write(json.dumps(metrics).encode() + b"\n")
 
     def metrics(self) -> list[dict]:

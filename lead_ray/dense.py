@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 from torch import nn
 
+from lead_ray.errors import for_people
 from lead_ray.launch import run
 from lead_ray.models import weights
 from lead_ray.objectives.align import Align, AlignSettings
@@ -44,7 +45,8 @@ class Dense(Stage):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    run(tyro.cli(Dense, args=arguments, description=__doc__))
+    with for_people("dense"):
+        run(tyro.cli(Dense, args=arguments, description=__doc__))
 
 
 if __name__ == "__main__":

@@ -106,9 +106,7 @@ def correlations(blocks: Blocks, *, grid: int) -> tuple[list[Float[Tensor, " _"]
     return parts, covariance / deviation / deviation[:, None]
 
 
-def ridge(
-    inputs: Float[Tensor, "k n m"], landmarks: Float[Tensor, "n k 2"], visible: Bool[Tensor, "n k"]
-) -> Ridge:
+def ridge(inputs: Float[Tensor, "k n m"], landmarks: Float[Tensor, "n k 2"], visible: Bool[Tensor, "n k"]) -> Ridge:
     """Affine ridge regression per landmark, with one penalty for all of least leave-one-out error.
 
     The residual of image i when it is left out is its residual / (1 - leverage of i): no refitting.
@@ -156,8 +154,7 @@ def _means_without_fold(
     count = member.mT @ used
     # A single fold has no other images to be judged by: it keeps its own.
     sums, counts = (
-        torch.cat([each.sum(0) - each if folds > 1 else each, each.sum(0, keepdim=True)])
-        for each in (total, count)
+        torch.cat([each.sum(0) - each if folds > 1 else each, each.sum(0, keepdim=True)]) for each in (total, count)
     )
     return sums / counts.clamp(min=1).unsqueeze(-1)
 

@@ -14,8 +14,10 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from lead_ray import features, geometry, regression, shards
-from lead_ray.artefacts import digest, environment, plain, read_json, write_json
+from lead_ray import features, regression, shards
+from lead_ray.artefacts import digest, plain, read_json, write_json
+from lead_ray.errors import for_people
+from lead_ray.machine import environment
 from lead_ray.matching import Matching, match_pairs
 from lead_ray.models import weights
 from lead_ray.models.baselines import ColourPatches, untrained
@@ -95,7 +97,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
 
 
 def _name(settings: Evaluate, manifest: shards.Manifest) -> str:
-    measured = {"data": manifest.source_checksum, "run": weights.fingerprint(settings.run)}
+    measured = {"data": manifest.fingerprint, "run": weights.fingerprint(settings.run)}
     matters = plain(settings) | measured | {"device": None}
     few = f"-{settings.annotations}" if settings.annotations else ""
     return f"{settings.task}-{manifest.dataset}-{settings.features}{few}-{digest(matters)}"
@@ -124,8 +126,7 @@ def _matching(settings: Evaluate) -> dict[str, Any]:
     pixels = images.pixels[:even].to(device)
     points = torch.from_numpy(images.landmarks[:even]).to(device)
     runs = [
-        match_pairs(pixels, points, encoder, replace(settings.matching, seed=seed)).summary()
-        for seed in settings.seeds
+        match_pairs(pixels, points, encoder, replace(settings.matching, seed=seed)).summary() for seed in settings.seeds
     ]
     means = {name: fmean(run[name] for run in runs) for name in runs[0]}
     return {"pairs": even // 2, **means, "errors": [run["cl_diff_error"] for run in runs], "runs": runs}
@@ -173,7 +174,7 @@ def _cached(
     settings: Evaluate, encoder: nn.Module, images: shards.Images, split: str, device: torch.device
 ) -> list[Tensor]:
     measured = {
-        "data": shards.read_manifest(settings.data).source_checksum,
+        "data": shards.read_manifest(settings.data).fingerprint,
         "run": weights.fingerprint(settings.run),
         "split": split,
         "images": len(images.ids),
@@ -184,7 +185,8 @@ def _cached(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    result = evaluate(tyro.cli(Evaluate, args=arguments, description=__doc__))
+    with for_people("evaluate"):
+        result = evaluate(tyro.cli(Evaluate, args=arguments, description=__doc__))
     for name, value in result.items():
         if isinstance(value, float):
             print(f"{name:24} {value:8.3f}")

@@ -161,9 +161,7 @@ def warp_weights(draws: WarpDraws, warper: Warper, *, first: bool = False) -> Fl
     return torch.cat([kernel, torch.stack(affine, dim=1)], dim=1)
 
 
-def control_points(
-    *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> Float[Tensor, "100 2"]:
+def control_points(*, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Float[Tensor, "100 2"]:
     """Where the kernels sit: 10 x 10 on [-1, 1]^2, row by row."""
     side = CONTROL_POINTS_PER_SIDE
     return identity_grid(height=side, width=side, dtype=dtype, device=device).flatten(0, 1)
@@ -188,9 +186,7 @@ def warp_grids(weights: Float[Tensor, "b 103 2"], *, height: int, width: int) ->
     return coordinates.unflatten(1, (-1, 2)).transpose(0, 1).unflatten(1, (height, width))
 
 
-def warp_images(
-    images: Float[Tensor, "b c h w"], grids: Float[Tensor, "b gh gw 2"]
-) -> Float[Tensor, "b c gh gw"]:
+def warp_images(images: Float[Tensor, "b c h w"], grids: Float[Tensor, "b gh gw 2"]) -> Float[Tensor, "b c gh gw"]:
     """Look up images at sampling grids: bilinear, zero outside the image."""
     return functional.grid_sample(images, grids, mode="bilinear", padding_mode="zeros", align_corners=True)
 
@@ -224,6 +220,4 @@ def _basis(points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 103"]:
 
 def _check_margin(margin: int, height: int, width: int) -> None:
     if not 0 <= 2 * margin < min(height, width):
-        raise ValueError(
-            f"margin must be >= 0 and below half of the smaller side of {height} x {width}, got {margin}"
-        )
+        raise ValueError(f"margin must be >= 0 and below half of the smaller side of {height} x {width}, got {margin}")

@@ -13,6 +13,8 @@ import torch
 
 from lead_ray import ingest
 from lead_ray.artefacts import RunFolder
+from lead_ray.errors import WorkerError
+from lead_ray.machine import cores
 from lead_ray.progress import Phase, phase
 from lead_ray.stage import Stage, Worker, load_resident, pick_device, work
 
@@ -96,7 +98,7 @@ def _on_ray(stage: Stage, folder: RunFolder) -> None:
     failure.unlink(missing_ok=True)
     trainer.fit()
     if failure.exists():
-        raise RuntimeError(failure.read_text())
+        raise WorkerError(failure.read_text().strip())
 
 
 def worker_resources(cluster: dict[str, float], workers: int, use_gpu: bool) -> dict[str, float]:
@@ -145,7 +147,7 @@ def _train(stage: Stage, folder: RunFolder) -> None:
     context = ray.train.get_context()
     device = get_device()
     if device.type == "cpu":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+        torch.set_num_threads(max(1, cores() // context.get_local_world_size()))
     worker = Worker(
         rank=context.get_world_rank(),
         world=context.get_world_size(),

@@ -85,11 +85,7 @@ class Matches:
     def summary(self) -> dict[str, float]:
         """Means by name, such as cl_same_error or dve_diff_floor."""
         columns = {name: getattr(self, name) for name in ("cl_same", "cl_diff", "dve_same", "dve_diff")}
-        return {
-            f"{name}_{key}": value
-            for name, column in columns.items()
-            for key, value in column.means().items()
-        }
+        return {f"{name}_{key}": value for name, column in columns.items() for key, value in column.means().items()}
 
 
 @torch.no_grad()
@@ -174,9 +170,7 @@ def _match_batch(
             (diff_blocks, diff, diff + start - source),
         )
         return [
-            _column(
-                predict(source_blocks, searched, source), target, source, grid.nearest(exact), grid, settings
-            )
+            _column(predict(source_blocks, searched, source), target, source, grid.nearest(exact), grid, settings)
             for searched, target, exact in searches
         ]
 

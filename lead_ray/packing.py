@@ -45,14 +45,10 @@ def plan(reader: Reader, packing: Packing) -> tuple[list[dict], dict[str, int], 
     for record in reader.records():
         split = lines.setdefault(record.split, {})
         if record.image_id in split:
-            raise ValueError(
-                f"raw={str(reader.raw)!r}: {record.image_id} comes twice in split {record.split!r}"
-            )
+            raise ValueError(f"raw={str(reader.raw)!r}: {record.image_id} comes twice in split {record.split!r}")
         expected = landmarks.setdefault(record.split, len(record.landmarks))
         if len(record.landmarks) != expected:
-            found = (
-                f"{record.image_id} has {len(record.landmarks)} landmarks, the images before it {expected}"
-            )
+            found = f"{record.image_id} has {len(record.landmarks)} landmarks, the images before it {expected}"
             raise ValueError(f"raw={str(reader.raw)!r}: {found}")
         split[record.image_id] = record.to_json(packing.raw)
     if not lines:

@@ -8,7 +8,6 @@ interrupted run goes on with the same command.
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from lead_ray.data.folder import Folder
 from lead_ray.data.mtfl import Mtfl
 from lead_ray.data.rows import Reader
 from lead_ray.data.synthetic import Synthetic
+from lead_ray.errors import for_people
 from lead_ray.packing import (
     Encoding,
     Packing,
@@ -177,10 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepare(reader, out, workers=workers, encoding=encoding, size=size, max_bad=max_bad)
 
     options = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-    try:
+    with for_people("prepare"):
         tyro.cli(command, args=arguments, prog="lead-ray prepare", config=options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"lead-ray prepare: {error}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 from torch import nn
 
+from lead_ray.errors import for_people
 from lead_ray.launch import run
 from lead_ray.models import weights
 from lead_ray.models.trunk import Trunk, TrunkSettings
@@ -47,7 +48,8 @@ class Pretrain(Stage):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    run(tyro.cli(Pretrain, args=arguments, description=__doc__))
+    with for_people("pretrain"):
+        run(tyro.cli(Pretrain, args=arguments, description=__doc__))
 
 
 if __name__ == "__main__":

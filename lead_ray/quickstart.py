@@ -5,7 +5,6 @@ lead-ray quickstart --from-scratch        # without it, and what that gives
 """
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
+from rich.console import Console
 
-from lead_ray.artefacts import RunFolder, environment, read_json, write_json
+from lead_ray.artefacts import RunFolder, read_json, write_json
 from lead_ray.data.synthetic import Synthetic
 from lead_ray.dense import Dense
+from lead_ray.errors import for_people
 from lead_ray.evaluate import Evaluate, evaluate
 from lead_ray.launch import run
+from lead_ray.machine import cores, environment
 from lead_ray.matching import Matching
 from lead_ray.models import weights
 from lead_ray.models.fpn import FpnSettings
@@ -76,7 +77,7 @@ class Quickstart:
             identities=self.images // 3,
             seed=1,
             test_share=0.4,
-            draw_workers=len(os.sched_getaffinity(0)),
+            draw_workers=cores(),
         )
 
     def stage1(self) -> Pretrain:
@@ -143,9 +144,7 @@ def measure(settings: Quickstart, runs: dict[str, RunFolder]) -> dict[str, dict[
             }
             shown.update(shown.done + 1, f"{system}: matching")
             results[system]["regression"] = evaluate(
-                Evaluate(
-                    task="regression", annotations=ANNOTATIONS, regression=RegressionSettings(grid=24), **common
-                )
+                Evaluate(task="regression", annotations=ANNOTATIONS, regression=RegressionSettings(grid=24), **common)
             )
             shown.update(shown.done + 1, f"{system}: regression")
     return results
@@ -193,11 +192,9 @@ def quickstart(settings: Quickstart) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    torch.manual_seed(0)
     settings = tyro.cli(Quickstart, args=arguments, description=__doc__)
-    summary = quickstart(settings)
-    from rich.console import Console
-
+    with for_people("quickstart"):
+        summary = quickstart(settings)
     Console().print(make_table(summary).rich())
     print(json.dumps({phase: round(seconds, 1) for phase, seconds in summary["seconds"].items()}))
     print(f"open {Path(summary['report']).absolute()}")

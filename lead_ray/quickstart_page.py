@@ -58,9 +58,7 @@ def _cell(values: list[float]) -> Cell:
     return Cell(found.mean().item(), found.std().item() if len(values) > 1 else None, len(values))
 
 
-def make_page(
-    path: Path, summary: dict[str, Any], runs: dict[str, RunFolder], data: Path, annotations: int
-) -> None:
+def make_page(path: Path, summary: dict[str, Any], runs: dict[str, RunFolder], data: Path, annotations: int) -> None:
     """Write the page: table, heat maps, arrows, landmarks, loss curves; the table also as Markdown, arrows as PNG."""
     train, test = shards.load(data, "train"), shards.load(data, "test")
     encoders = {stage: weights.load(folder.path) for stage, folder in runs.items()}
@@ -119,9 +117,7 @@ def _arrows(encoder: nn.Module, test: shards.Images):
         test.pixels[index], torch.from_numpy(test.landmarks)[index], encoder, Matching(warper=geometry.still())
     )
     crops = geometry.crop_images(test.pixels[index], margin=features.MARGIN)
-    return figures.matching_arrows(
-        crops[0::2], crops[1::2], matches.source, matches.cl_diff.predicted, matches.diff
-    )
+    return figures.matching_arrows(crops[0::2], crops[1::2], matches.source, matches.cl_diff.predicted, matches.diff)
 
 
 def _landmarks(encoder: nn.Module, train: shards.Images, test: shards.Images, annotations: int):

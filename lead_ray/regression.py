@@ -144,9 +144,7 @@ def _train(
     parameters = [*scaled, linear]
     if settings.start == "detectors":
         parameters.append(bias.requires_grad_())
-    optimizer = torch.optim.Adam(
-        parameters, lr=settings.lr, betas=(0.5, 0.999), weight_decay=settings.weight_decay
-    )
+    optimizer = torch.optim.Adam(parameters, lr=settings.lr, betas=(0.5, 0.999), weight_decay=settings.weight_decay)
 
     def current() -> Regressor:
         weights = tuple(weight / size for weight, size in zip(scaled, deviations, strict=True))

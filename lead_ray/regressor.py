@@ -31,9 +31,7 @@ def soft_argmax(maps: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n 2"]:
     return maps.flatten(-2).softmax(-1) @ grid.flatten(0, 1)
 
 
-def responses(
-    blocks: Blocks, weights: Sequence[Float[Tensor, "m _"]], *, grid: int
-) -> Float[Tensor, "m b grid grid"]:
+def responses(blocks: Blocks, weights: Sequence[Float[Tensor, "m _"]], *, grid: int) -> Float[Tensor, "m b grid grid"]:
     """A 1x1 convolution of the hypercolumn at grid x grid, without the hypercolumn.
 
     Exact up to rounding: with D, A the upsampling along each side, sum_l D_l (W_l F_l) A_l^T; columns first,

@@ -24,6 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from lead_ray.machine import cores
+
 if TYPE_CHECKING:  # writing shards, in many processes, needs no torch
     import torch
 
@@ -79,6 +81,13 @@ class Manifest:
     command: str
     """The command that made it, without --out."""
     format_version: int = FORMAT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells prepared data apart: the images and their annotations, and how they were cropped and stored."""
+        made = {"source": self.source_checksum, "size": self.size, "protocol": self.protocol}
+        text = json.dumps(made | {"dataset": self.dataset, "settings": self.settings}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
         write_file(folder / "manifest.json", (json.dumps(asdict(self), indent=1) + "\n").encode())
@@ -215,9 +224,7 @@ class Images:
     visible: np.ndarray
 
 
-def load(
-    folder: Path | str, split: str, *, lanes: Sequence[int] | None = None, checksum: bool = True
-) -> Images:
+def load(folder: Path | str, split: str, *, lanes: Sequence[int] | None = None, checksum: bool = True) -> Images:
     """All images of a split, or of some lanes of it, decoded; in the data set's order.
 
     Raises: FileNotFoundError, ValueError: not prepared, unknown split, a shard that is damaged.
@@ -236,7 +243,7 @@ def load(
         pixels[slice(*bound)] = decode(rows["image"].to_pylist(), size)
         return rows.drop_columns(["image"])
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         rows = pa.concat_tables(list(pool.map(read, shards, bounds)))
     return Images(
         pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2),

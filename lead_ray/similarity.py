@@ -75,9 +75,7 @@ def similarity(
         raise ValueError(f"normalise must be one of {', '.join(NORMALISATIONS)}, got {normalise!r}")
     shapes = [[list(block.shape) for block in blocks] for blocks in (source_blocks, target_blocks)]
     if not shapes[0] or shapes[0] != shapes[1]:
-        raise ValueError(
-            f"source and target need the same blocks, at least one, got {shapes[0]} and {shapes[1]}"
-        )
+        raise ValueError(f"source and target need the same blocks, at least one, got {shapes[0]} and {shapes[1]}")
     pairs = zip(source_blocks, target_blocks, strict=True)
     parts = [_block_similarity(source, target, index, cells) for source, target in pairs]
     dot, query_square, target_square = (torch.stack(part) for part in zip(*parts, strict=True))
@@ -122,9 +120,7 @@ def _match(source: Blocks, target: Blocks, points: Tensor, grid: Grid, normalise
     return torch.stack([best % grid.cells, best // grid.cells], dim=-1).to(points.dtype) * grid.spacing
 
 
-def _block_similarity(
-    source: Tensor, target: Tensor, index: Tensor, cells: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _block_similarity(source: Tensor, target: Tensor, index: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     """Dot products [b, k, cells, cells] and squared norms [b, k, 1, 1], [b, 1, cells, cells] of one block."""
     down, across = (_resizing(size, cells, target) for size in target.shape[2:])
     weights = down[index[..., 1]].unsqueeze(3) * across[index[..., 0]].unsqueeze(2)

@@ -1,10 +1,8 @@
 """One training run, of either stage, as a single worker sees it. No Ray here: `launch` brings the workers."""
 
-import ctypes
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from lead_ray import sampling, shards, train, views
 from lead_ray.artefacts import RunFolder, atomic, plain
+from lead_ray.machine import keep_freed_memory
 from lead_ray.models import weights
 from lead_ray.models.batchnorm import synchronise
 from lead_ray.sampling import Sampling
@@ -60,8 +59,6 @@ class Stage(ABC):
                 f"checkpoint_every must be a multiple of report_every >= 1, "
                 f"got {self.checkpoint_every} and {self.report_every}"
             )
-        if self.lanes % max(1, self.workers):
-            raise ValueError(f"workers must divide the {shards.LANES} lanes: 0, 1, 2, 4 or 8, got {self.workers}")
 
     kind: ClassVar[str]
     """Beginning of the run folder's name."""
@@ -70,8 +67,8 @@ class Stage(ABC):
 
     @property
     def lanes(self) -> int:
-        """Lanes of the data; see `sampling`."""
-        return shards.LANES
+        """Lanes of the data; see `sampling`. Eight serve 1, 2, 4 and 8 workers alike; others get one each."""
+        return shards.LANES if shards.LANES % max(1, self.workers) == 0 else self.workers
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -80,8 +77,7 @@ class Stage(ABC):
     def matters(self) -> dict:
         """The settings that the result depends on, and the data's checksum."""
         settings = {name: value for name, value in plain(self).items() if name not in ELSEWHERE}
-        settings["data"] = shards.read_manifest(self.data).source_checksum
-        return settings
+        return settings | {"data": shards.read_manifest(self.data).fingerprint, "lanes": self.lanes}
 
     def open(self) -> RunFolder:
         """This run's folder."""
@@ -90,12 +86,18 @@ class Stage(ABC):
     def sampling(self) -> Sampling:
         """Which images make up which step."""
         sizes = [0] * self.lanes
-        for ordinal, shard in enumerate(shards.select(shards.read_manifest(self.data), self.split)):
+        files = shards.select(shards.read_manifest(self.data), self.split)
+        if len(files) < self.lanes:
+            raise ValueError(f"workers must be at most {len(files)}, one shard each, got {self.workers}")
+        for ordinal, shard in enumerate(files):
             sizes[ordinal % self.lanes] += shard.rows
         return Sampling(tuple(sizes), self.optim.batch_size, self.seed)
 
     def schedule(self) -> train.Schedule:
         return self.optim.schedule(self.sampling().steps_per_epoch)
+
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,8 @@ class Worker:
 
     rank: int = 0
     world: int = 1
-    device: torch.device = torch.device("cpu")
-    wrap: Callable[[nn.Module], nn.Module] = lambda module: module  # noqa: E731
+    device: torch.device = CPU
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module
     """Makes a module average its gradients over all workers."""
 
     def lanes(self, lanes: int) -> tuple[int, ...]:
@@ -120,18 +122,6 @@ def pick_device(device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda, but torch sees no GPU here: use --device cpu, or check nvidia-smi")
     return torch.device(device)
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what is freed instead of handing it back to the kernel; nothing where it is not glibc.
-
-    Every step frees and takes the same large blocks; having the kernel clear them anew took half of stage 2's time
-    on a CPU.
-    """
-    with suppress(OSError, AttributeError):
-        allocator = ctypes.CDLL("libc.so.6").mallopt
-        allocator(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: large blocks come from the heap too
-        allocator(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
 def load_resident(stage: Stage, worker: Worker) -> UInt8[Tensor, "n 3 h w"]:
@@ -207,9 +197,7 @@ def work(
         if worker.rank == 0:
             folder.append_metrics(metrics)
             if step % stage.checkpoint_every == 0 or step == schedule.steps:
-                folder.save_checkpoint(
-                    step, {"learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
-                )
+                folder.save_checkpoint(step, {"learner": learner.state_dict(), "optimizer": optimizer.state_dict()})
         yield metrics
     if worker.rank == 0:
         _finish(stage, folder, learner, schedule)

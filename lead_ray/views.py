@@ -112,7 +112,7 @@ def _crop_boxes(settings: ViewSettings, n: int, image_size: tuple[int, int], gen
     """torchvision's RandomResizedCrop: the first of ten draws that fits, else the whole image."""
     height, width = image_size
     low, high = (math.log(r) for r in settings.ratio)
-    area = (torch.rand(n, 10, generator=generator) * (settings.scale[1] - settings.scale[0]) + settings.scale[0])
+    area = torch.rand(n, 10, generator=generator) * (settings.scale[1] - settings.scale[0]) + settings.scale[0]
     ratio = torch.exp(torch.rand(n, 10, generator=generator) * (high - low) + low)
     w = (area * height * width * ratio).sqrt().round().long()
     h = (area * height * width / ratio).sqrt().round().long()
@@ -127,9 +127,7 @@ def _crop_boxes(settings: ViewSettings, n: int, image_size: tuple[int, int], gen
     return torch.stack([top, left, h, w], dim=1)
 
 
-def apply(
-    images: UInt8[Tensor, "n 3 h w"], parameters: ViewParameters, size: int
-) -> Float[Tensor, "n 3 size size"]:
+def apply(images: UInt8[Tensor, "n 3 h w"], parameters: ViewParameters, size: int) -> Float[Tensor, "n 3 size size"]:
     """Augmented views in [0, 1], not yet normalised; on the images' device."""
     if images.device.type == "cpu" and len(images) > CPU_CHUNK:
         pieces = [slice(i, i + CPU_CHUNK) for i in range(0, len(images), CPU_CHUNK)]
@@ -232,7 +230,9 @@ def _hue(images: Tensor, turns: Tensor) -> Tensor:
     red, green, blue = images.unbind(1)
     safe = torch.where(chroma == 0, 1.0, chroma)
     hue = torch.where(
-        high == red, (green - blue) / safe, torch.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe)
+        high == red,
+        (green - blue) / safe,
+        torch.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     hue = hue + 6 * turns[:, 0]
     # Channel c of a colour with hue h (in sixths), value v and chroma s: v - s * clamp(min(k, 4 - k), 0, 1),

@@ -44,9 +44,7 @@ def celeba(root: Path, *, images: int = 20, wild: bool = False) -> Path:
     write_lines(root / f"Anno/list_landmarks{suffix}_celeba.txt", [str(images), HEADER, *rows])
     if wild:
         boxes = [f"{name}    50  80  80  100" for name in names]
-        write_lines(
-            root / "Anno/list_bbox_celeba.txt", [str(images), "image_id x_1 y_1 width height", *boxes]
-        )
+        write_lines(root / "Anno/list_bbox_celeba.txt", [str(images), "image_id x_1 y_1 width height", *boxes])
     write_lines(root / "Anno/identity_CelebA.txt", [f"{name} {seed // 2}" for seed, name in enumerate(names)])
     parts = [f"{name} {(0, 0, 0, 1, 2)[number % 5]}" for number, name in enumerate(names, start=1)]
     write_lines(root / "Eval/list_eval_partition.txt", parts)
@@ -76,9 +74,7 @@ def _mtfl(x: list[float], y: list[float]) -> str:
 def coco(path: Path, names: list[str], **changes) -> Path:
     """A COCO keypoints file, one annotation of two points an image; `changes` go to the last."""
     triples = [number for point in range(2) for number in (20.0 + point, 30.0, 2)]
-    images = [
-        {"id": ordinal, "file_name": name, "width": 60, "height": 80} for ordinal, name in enumerate(names)
-    ]
+    images = [{"id": ordinal, "file_name": name, "width": 60, "height": 80} for ordinal, name in enumerate(names)]
     annotations = [
         {"id": ordinal, "image_id": ordinal, "category_id": 1, "keypoints": triples, "bbox": [10, 20, 30, 20]}
         for ordinal in range(len(names))

@@ -88,9 +88,7 @@ class TestRunFolder:
         assert environment["cores"] >= 1 and environment["processor"]
 
     def test_settings_make_the_name(self, tmp_path):
-        names = [
-            opened(tmp_path, **changes).path.name for changes in ({}, {"seed": 1}, {"sides": (4, 3)}, {})
-        ]
+        names = [opened(tmp_path, **changes).path.name for changes in ({}, {"seed": 1}, {"sides": (4, 3)}, {})]
         assert len(set(names)) == 3 and names[0] == names[3]
         assert all(name.startswith("stage1-lead-") for name in names)
 
@@ -100,9 +98,7 @@ class TestRunFolder:
         config = json.loads((folder.path / "config.json").read_text())
         config["matters"] |= {"seed": 7, "colour": "red"}
         write_json(folder.path / "config.json", config)
-        with pytest.raises(
-            ValueError, match=r"made with other settings \(colour, seed\): use another --name"
-        ):
+        with pytest.raises(ValueError, match=r"made with other settings \(colour, seed\): use another --name"):
             opened(tmp_path)
 
     def test_metrics_survive_a_line_cut_short(self, tmp_path):

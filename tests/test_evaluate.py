@@ -107,9 +107,7 @@ class TestMatching:
         assert evaluate(matching(limit=5))["cl_diff_error"] == evaluate(matching(limit=4))["cl_diff_error"]
 
     def test_command_line(self, run, data, capsys):
-        evaluation.main(
-            [str(run), "--task", "matching", "--data", str(data), "--limit", "2", "--matching.grid", "24"]
-        )
+        evaluation.main([str(run), "--task", "matching", "--data", str(data), "--limit", "2", "--matching.grid", "24"])
         assert "cl_diff_error" in capsys.readouterr().out
 
 
@@ -136,9 +134,7 @@ class TestRegression:
         assert evaluate(regression()) == found
 
     def test_floors_differ(self, regression):
-        errors = {
-            kind: evaluate(regression(features=kind))["error"] for kind in ("learned", "untrained", "colour")
-        }
+        errors = {kind: evaluate(regression(features=kind))["error"] for kind in ("learned", "untrained", "colour")}
         assert len(set(errors.values())) == 3
 
     def test_few_annotations(self, regression, run):
@@ -163,6 +159,28 @@ class TestRegression:
         assert 0 < found["error"] < 100 and found["annotations"] == 3
         assert found["error"] != evaluate(regression(annotations=3))["error"]
 
+    def test_what_is_not_visible_stays_so_in_the_copies(self, regression, tmp_path, monkeypatch):
+        names = [f"{seed}.png" for seed in range(8)]
+        for seed, name in enumerate(names):
+            layouts.picture(tmp_path / "raw" / name, 60, 80, seed=seed)
+        hidden = [20.0, 30.0, 2, 0.0, 0.0, 0]
+        marks = layouts.coco(tmp_path / "marks.json", names, keypoints=hidden)
+        reader = Folder(raw=tmp_path / "raw", landmarks=marks)
+        prepare(reader, tmp_path / "out", workers=0, progress=False)
+        seen = []
+
+        def fit(blocks, points, *arguments, visible):
+            seen.append((len(points), visible.tolist()))
+            return original(blocks, points, *arguments, visible=visible)
+
+        original = evaluation.regression.fit
+        monkeypatch.setattr(evaluation.regression, "fit", fit)
+        evaluate(regression(data=tmp_path / "out", test_split="train", limit=7, annotations=8, copies=2))
+        ((count, visible),) = seen
+        assert count == 16 and visible.count([True, False]) == 2
+        first = visible.index([True, False])
+        assert visible[first + 1] == [True, False], "copies of an image follow each other"
+
 
 class TestWeights:
     def test_a_file_of_weights_has_its_results_beside_it(self, matching, tmp_path):
@@ -170,9 +188,7 @@ class TestWeights:
         first = evaluate(matching(run=path))
         assert len(results(tmp_path / "trunk")) == 1
         save_trunk(path, seed=2)
-        assert evaluate(matching(run=path))["cl_diff_error"] != first["cl_diff_error"], (
-            "read for other weights"
-        )
+        assert evaluate(matching(run=path))["cl_diff_error"] != first["cl_diff_error"], "read for other weights"
 
     def test_cached_features_are_those_of_the_weights(self, regression, tmp_path):
         path = save_trunk(tmp_path / "trunk.safetensors", seed=1)
@@ -200,9 +216,7 @@ class TestErrors:
             matching(**{field: value})
 
     def test_more_annotations_than_images(self, regression):
-        with pytest.raises(
-            ValueError, match=r"annotations must be in 1..16, the number of training images, got 17"
-        ):
+        with pytest.raises(ValueError, match=r"annotations must be in 1..16, the number of training images, got 17"):
             evaluate(regression(annotations=17))
 
     def test_no_landmarks(self, matching, regression, tmp_path):

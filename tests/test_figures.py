@@ -90,9 +90,7 @@ def test_correspondence_marks_the_most_similar_pixel(generator):
     blocks = [torch.randn(3, 16, side, side, generator=generator).half() for side in (24, 12)]
     points = torch.tensor([[30.0, 40.0], [70.2, 55.9]])
     truth = 96 * torch.rand(3, 2, 2, generator=generator)
-    figure = figures.correspondence(
-        pictures(3, generator), blocks, 1, points, names=["eye", "nose"], truth=truth
-    )
+    figure = figures.correspondence(pictures(3, generator), blocks, 1, points, names=["eye", "nose"], truth=truth)
     drawn(figure)
     panels = numpy.array(figure.axes).reshape(2, 3)
     for row, point in enumerate(points.tolist()):
@@ -187,9 +185,7 @@ def test_error_bars_show_means_and_deviations():
     drawn(figure)
     panel = figure.axes[0]
     dots = [line.get_xydata()[0, 0] for line in panel.lines if line.get_marker() == "o"]
-    whiskers = [
-        c.get_segments()[0][:, 0].tolist() for c in panel.collections if isinstance(c, LineCollection)
-    ]
+    whiskers = [c.get_segments()[0][:, 0].tolist() for c in panel.collections if isinstance(c, LineCollection)]
     assert dots == [2.0, 8.0]
     assert whiskers == [[1.5, 2.5]]
     assert [label.get_text() for label in panel.get_yticklabels()] == [

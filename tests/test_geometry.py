@@ -108,14 +108,10 @@ class TestSlowReference:
 
 
 class TestProperties:
-    @given(
-        height=st.integers(2, 300), width=st.integers(2, 300), x=st.floats(-500, 500), y=st.floats(-500, 500)
-    )
+    @given(height=st.integers(2, 300), width=st.integers(2, 300), x=st.floats(-500, 500), y=st.floats(-500, 500))
     def test_pixels_inverts_normalise(self, height, width, x, y):
         point = torch.tensor([x, y], dtype=torch.float64)
-        back = geometry.pixels(
-            geometry.normalise(point, height=height, width=width), height=height, width=width
-        )
+        back = geometry.pixels(geometry.normalise(point, height=height, width=width), height=height, width=width)
         torch.testing.assert_close(back, point, rtol=1e-9, atol=1e-9)
 
     @settings(max_examples=20)

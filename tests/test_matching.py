@@ -119,9 +119,7 @@ class TestPairs:
         mean, std = (torch.tensor(value)[:, None, None] for value in (views.FACE_MEAN, views.FACE_STD))
         for crop, expected in zip(seen[0], (source, same, diff), strict=True):
             grey_levels = (crop * std + mean) * 255
-            torch.testing.assert_close(
-                grey_levels, expected[0, :, 20:-20, 20:-20].trunc().float(), rtol=0, atol=1.01
-            )
+            torch.testing.assert_close(grey_levels, expected[0, :, 20:-20, 20:-20].trunc().float(), rtol=0, atol=1.01)
         same_points = geometry.warp_keypoints(first, landmarks[:1].double())
         assert torch.equal(found.same, same_points - 20)
         assert torch.equal(found.source, geometry.warp_keypoints(second, same_points) - 20)

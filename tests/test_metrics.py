@@ -106,9 +106,7 @@ class TestByHand:
         assert metrics.bird_pck(predicted, target, visible=visible, truncate=False).item() == plain
 
     def test_bird_pck_weighs_key_points_alike_and_skips_the_first_row_and_column(self):
-        target = torch.tensor(
-            [[[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [-1.0, 0.5]], [[0.0, 0.0], [0.5, -1.0]]]
-        )
+        target = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [-1.0, 0.5]], [[0.0, 0.0], [0.5, -1.0]]])
         wrong = torch.tensor([[0, 1], [0, 0], [0, 0]]).unsqueeze(-1)
         visible = torch.ones(3, 2, dtype=torch.bool)
         # Point 0 is right in 3 of 3 images, point 1 in 0 of 1: 50 %, though 3 of 4 points are right.
@@ -121,9 +119,7 @@ class TestSlowReference:
         errors = []
         for image in range(3):
             eyes = numpy.hypot(*(target[image, 2] - target[image, 4]))
-            errors.extend(
-                100 * numpy.hypot(*(predicted[image, k] - target[image, k])) / eyes for k in range(6)
-            )
+            errors.extend(100 * numpy.hypot(*(predicted[image, k] - target[image, k])) / eyes for k in range(6))
         got = metrics.inter_ocular_error(torch.tensor(predicted), torch.tensor(target), eyes=(2, 4))
         assert got.item() == pytest.approx(numpy.mean(errors), rel=1e-12)
 
@@ -163,9 +159,7 @@ class TestErrors:
     def test_eyes_that_coincide_name_the_image(self):
         _, target = faces(0)
         target[2, 1] = target[2, 0]
-        with pytest.raises(
-            ValueError, match=r"image 2 has inter-ocular distance 0\.0 between points 0 and 1"
-        ):
+        with pytest.raises(ValueError, match=r"image 2 has inter-ocular distance 0\.0 between points 0 and 1"):
             metrics.inter_ocular_error(target, target)
 
     def test_an_eye_without_a_place_names_the_image(self):

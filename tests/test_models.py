@@ -62,14 +62,10 @@ class TestTrunk:
     def test_blocks_are_those_of_torchvision(self, depth):
         theirs = lived_in(getattr(torchvision.models, f"resnet{depth}")())
         ours = Trunk(TrunkSettings(depth=depth)).eval()
-        ours.load_state_dict(
-            {name: value for name, value in theirs.state_dict().items() if name[:3] != "fc."}
-        )
+        ours.load_state_dict({name: value for name, value in theirs.state_dict().items() if name[:3] != "fc."})
         expected = []
         for level in range(1, 5):
-            getattr(theirs, f"layer{level}").register_forward_hook(
-                lambda _m, _i, out: expected.append(out.clone())
-            )
+            getattr(theirs, f"layer{level}").register_forward_hook(lambda _m, _i, out: expected.append(out.clone()))
         theirs(images(2, 64, 96))
         blocks = ours(images(2, 64, 96))
         assert [block.shape[2:] for block in blocks] == [(16, 24), (8, 12), (4, 6), (2, 3)]
@@ -135,9 +131,7 @@ class TestHypercolumn:
         torch.testing.assert_close(
             similarity(a, b, size=size, normalisation=normalisation), expected, rtol=0, atol=1e-10
         )
-        single = similarity(
-            [x.float() for x in a], [x.float() for x in b], size=size, normalisation=normalisation
-        )
+        single = similarity([x.float() for x in a], [x.float() for x in b], size=size, normalisation=normalisation)
         torch.testing.assert_close(single.double(), expected, rtol=0, atol=1e-5)
 
     @example(sizes=[(1, 4)], size=2, channels=5, normalisation="global", seed=0)  # as many places, elsewhere
@@ -209,9 +203,7 @@ class TestFpn:
     def test_settings_out_of_range(self):
         with pytest.raises(ValueError, match=r"fpn.dim must be >= 1, got 0"):
             FpnSettings(dim=0)
-        with pytest.raises(
-            ValueError, match=r"fpn.branch must be a multiple of GroupNorm's 32 groups, got 48"
-        ):
+        with pytest.raises(ValueError, match=r"fpn.branch must be a multiple of GroupNorm's 32 groups, got 48"):
             FpnSettings(branch=48)
 
     def test_head_is_pointwise(self):
@@ -271,9 +263,7 @@ class TestWeights:
             torch.save(trunk.state_dict(), path)
 
         def strange_card():
-            save_file(
-                {"a": torch.ones(1)}, path, metadata={"lead_ray": json.dumps({"kind": "new", "shape": 1})}
-            )
+            save_file({"a": torch.ones(1)}, path, metadata={"lead_ray": json.dumps({"kind": "new", "shape": 1})})
 
         def cut_short():
             weights.save(path, trunk, {})
@@ -289,9 +279,7 @@ class TestWeights:
             "a pickle": pickled,
             "an empty file": lambda: path.write_bytes(b""),
             "another's safetensors": lambda: save_file({"a": torch.ones(1)}, path),
-            "another's safetensors with a header": lambda: save_file(
-                {"a": torch.ones(1)}, path, metadata={"b": "c"}
-            ),
+            "another's safetensors with a header": lambda: save_file({"a": torch.ones(1)}, path, metadata={"b": "c"}),
             "a strange card": strange_card,
             "cut short": cut_short,
             "another network": other_network,
@@ -332,9 +320,7 @@ class TestSyncBatchNorm:
         dense.trunk.layer1.train()
         done = synchronise(dense)
         assert done is dense and list(done.state_dict()) == names
-        norms = {
-            name: m for name, m in done.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-        }
+        norms = {name: m for name, m in done.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
         assert norms and all(isinstance(norm, SyncBatchNorm) for norm in norms.values())
         assert not any(p.requires_grad for norm in norms.values() for p in norm.parameters())
         assert {name for name, norm in norms.items() if norm.training} == {n for n in norms if "layer1" in n}
@@ -349,9 +335,7 @@ class TestBaselines:
         card = weights.describe(dense, {})
         state = torch.random.get_rng_state()
         first, again, other = untrained(card), untrained(card), untrained(card, seed=1)
-        assert torch.equal(torch.random.get_rng_state(), state), (
-            "the caller's random numbers stay as they were"
-        )
+        assert torch.equal(torch.random.get_rng_state(), state), "the caller's random numbers stay as they were"
         assert isinstance(first, DenseEncoder) and not first.training
         for name, value in first.state_dict().items():
             assert torch.equal(value, again.state_dict()[name])
@@ -363,9 +347,7 @@ class TestBaselines:
         """Cell (row, column) is centred on pixel 4 row + 1.5, 4 column + 1.5; borders repeat."""
         picture = images(2, 32, 40)
         (block,) = ColourPatches(side)(picture)
-        assert block.shape == (2, 3 * side * side, 8, 10) and ColourPatches(side).channels == (
-            3 * side * side,
-        )
+        assert block.shape == (2, 3 * side * side, 8, 10) and ColourPatches(side).channels == (3 * side * side,)
         first = -(side - 4) // 2
         rows = (torch.arange(side) + 4 * row + first).clamp(0, 31)
         columns = (torch.arange(side) + 4 * column + first).clamp(0, 39)

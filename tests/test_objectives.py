@@ -83,9 +83,7 @@ class TestByolLoss:
 
     def test_by_hand(self):
         east, north = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 5.0]])
-        assert byol_loss(east, north, north, east).item() == pytest.approx(
-            -4
-        )  # each predicts the other's target
+        assert byol_loss(east, north, north, east).item() == pytest.approx(-4)  # each predicts the other's target
         assert byol_loss(east, north, east, north).item() == pytest.approx(0)
         assert byol_loss(east, north, -north, -east).item() == pytest.approx(4)
 
@@ -167,9 +165,7 @@ class TestGoldenAlignment:
         """Inputs with flattened locations; results of this temperature by their bare names."""
         stored, prefix = golden("lead_stage2"), f"out_tau{100 * tau:03.0f}_"
         inputs = {name: array.flatten(2) for name, array in stored.items() if name.startswith("in_")}
-        results = {
-            name.removeprefix(prefix): array for name, array in stored.items() if name.startswith(prefix)
-        }
+        results = {name.removeprefix(prefix): array for name, array in stored.items() if name.startswith(prefix)}
         return inputs | results | {"layer_dims": stored["par_layer_dims"].int().tolist()}
 
     def test_loss_and_gradients(self, numbers, tau):
@@ -236,9 +232,7 @@ class TestAlignmentByHand:
     )
     def test_bounds_and_invariances(self, n, m, tau, teacher_tau, seed):
         generator = torch.Generator().manual_seed(seed)
-        a, b, c, d = (
-            torch.randn(2, 3, count, generator=generator, dtype=torch.float64) for count in (n, m, n, m)
-        )
+        a, b, c, d = (torch.randn(2, 3, count, generator=generator, dtype=torch.float64) for count in (n, m, n, m))
         teacher = cosines(a, b)
         loss = aligned(teacher, c, d, tau, teacher_tau)
         entropy = teacher_entropy(teacher, teacher_tau)
@@ -313,9 +307,7 @@ class TestContrast:
     def test_matches_a_float64_loop_both_ways(self):
         generator = torch.Generator().manual_seed(0)
         a, b = (torch.randn(5, 4, generator=generator) for _ in range(2))
-        x, y = (
-            v.double().numpy() / np.linalg.norm(v.double().numpy(), axis=1, keepdims=True) for v in (a, b)
-        )
+        x, y = (v.double().numpy() / np.linalg.norm(v.double().numpy(), axis=1, keepdims=True) for v in (a, b))
         scores, total = np.exp(x @ y.T / 0.1), 0.0
         for i in range(5):
             total -= np.log(scores[i, i] / scores[i].sum()) + np.log(scores[i, i] / scores[:, i].sum())

@@ -37,9 +37,7 @@ def here():
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-    }
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_manifest_counts_and_protocol(raw, tmp_path, here):
@@ -151,9 +149,7 @@ def test_a_strangers_file_is_not_deleted(raw, tmp_path, here):
     assert stranger.read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[:-50], lambda data: data[:200] + b"?" + data[201:], None]
-)
+@pytest.mark.parametrize("damage", [lambda data: data[:-50], lambda data: data[:200] + b"?" + data[201:], None])
 def test_the_same_command_mends_a_damaged_shard(raw, tmp_path, here, damage):
     out = tmp_path / "out"
     here(CelebA(raw=raw), out)

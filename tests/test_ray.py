@@ -122,9 +122,7 @@ class TestTraining:
             sync_batchnorm=True,
             **COMMON,
         )
-        two, alone = (
-            launch.run(replace(together, out=tmp_path / str(workers), workers=workers)) for workers in (2, 0)
-        )
+        two, alone = (launch.run(replace(together, out=tmp_path / str(workers), workers=workers)) for workers in (2, 0))
         assert two.path.name == alone.path.name
         assert losses(two) == pytest.approx(losses(alone), abs=1e-4)
         assert losses(two)[-1] < losses(two)[0] - 0.1
@@ -155,9 +153,7 @@ class TestTraining:
         assert not (path / "encoder.safetensors").exists()
 
     def test_no_gpus_in_the_cluster(self, cluster, data, tmp_path):
-        with pytest.raises(
-            ValueError, match="workers=2 need a GPU each, the cluster has 0: use --device cpu"
-        ):
+        with pytest.raises(ValueError, match="workers=2 need a GPU each, the cluster has 0: use --device cpu"):
             launch.run(stage1(Pretrain, data, tmp_path, device="cuda"))
 
 

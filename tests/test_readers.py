@@ -51,9 +51,7 @@ def test_mafl_is_in_ascending_order(tmp_path):
 
 def test_celeba_crop_by_hand(tmp_path):
     path = layouts.picture(tmp_path / "a.png", 178, 218, seed=1)
-    row = render(
-        Record(image_id="a", path=path, split="s", landmarks=layouts.FACE.astype(np.float32)), ALIGNED
-    )
+    row = render(Record(image_id="a", path=path, split="s", landmarks=layouts.FACE.astype(np.float32)), ALIGNED)
     scale = 136 / 178
     expected = [[68 * scale, 81 * scale], [109 * scale, 82 * scale]]
     np.testing.assert_allclose(row["landmarks"][:2], expected, atol=1e-5)

@@ -46,9 +46,7 @@ class Parsed(HTMLParser):
 
 
 def photograph():
-    images = torch.randint(
-        0, 256, (2, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     points = torch.full((2, 1, 2), 40.0)
     return figures.landmarks(images, points, points + 3, torch.tensor([3.0, 4.0]))
 

@@ -21,9 +21,7 @@ def plain_similarity(source, target, index, *, cells, normalise):
     """What similarity() computes, from hypercolumns."""
     source, target = hypercolumn(source, cells), hypercolumn(target, cells)
     if normalise == "per-layer":
-        source, target = (
-            [functional.normalize(block, dim=1) for block in blocks] for blocks in (source, target)
-        )
+        source, target = ([functional.normalize(block, dim=1) for block in blocks] for blocks in (source, target))
     source, target = torch.cat(source, dim=1), torch.cat(target, dim=1)
     if normalise == "global":
         source, target = functional.normalize(source, dim=1), functional.normalize(target, dim=1)

@@ -74,9 +74,7 @@ def done1(stage1, tmp_path_factory) -> RunFolder:
 def stage2(data, done1) -> Make:
     def make(out: Path, **changes) -> Dense:
         objective = AlignSettings(projector=32, fpn=FpnSettings(dim=8, lateral=16, branch=32))
-        return Dense(
-            **{"data": data, "out": out, "stage1": done1.path, "objective": objective} | COMMON | changes
-        )
+        return Dense(**{"data": data, "out": out, "stage1": done1.path, "objective": objective} | COMMON | changes)
 
     return make
 
@@ -111,9 +109,7 @@ class TestStages:
         assert folder.result["steps"] == 8 and folder.result["images"] == 40
         assert folder.result["loss"] == losses(folder)[-1][1]
         card = weights.read_card(folder.path / "encoder.safetensors")
-        assert (
-            card.trained["run"] == folder.path.name and card.trained["settings"]["optim"]["batch_size"] == 16
-        )
+        assert card.trained["run"] == folder.path.name and card.trained["settings"]["optim"]["batch_size"] == 16
 
     def test_weights_of_each_stage_load_as_what_they_are(self, done1, done2):
         image = torch.zeros(1, 3, 64, 64)
@@ -147,9 +143,7 @@ class TestStages:
         seconds = [metrics["seconds"] for metrics in folder.metrics()]
         assert seconds == sorted(seconds), "the clock of a resumed run goes on"
 
-    def test_a_damaged_last_checkpoint_costs_time_and_nothing_else(
-        self, stage1, done1, tmp_path, monkeypatch
-    ):
+    def test_a_damaged_last_checkpoint_costs_time_and_nothing_else(self, stage1, done1, tmp_path, monkeypatch):
         saved = []
 
         def save(self, step, state):
@@ -202,9 +196,7 @@ class TestStages:
         goes_on = stage1(tmp_path, init=done1.path)
         assert goes_on.open().path.name != done1.path.name
         built, expected = goes_on.build().encoder(), weights.load(done1.path)
-        for (name, value), other in zip(
-            built.state_dict().items(), expected.state_dict().values(), strict=True
-        ):
+        for (name, value), other in zip(built.state_dict().items(), expected.state_dict().values(), strict=True):
             assert torch.equal(value, other), name
 
     @pytest.mark.parametrize("pairing", ["images", "views"])
@@ -219,8 +211,7 @@ class TestStages:
         for world in (2, 8):
             parts = [views(rank, world) for rank in range(world)]
             places = [
-                next(run.sampling().batches(3, Worker(rank=rank, world=world).lanes(8)))[2]
-                for rank in range(world)
+                next(run.sampling().batches(3, Worker(rank=rank, world=world).lanes(8)))[2] for rank in range(world)
             ]
             for side in (0, 1):
                 together = torch.empty_like(alone[side])
@@ -245,7 +236,6 @@ class TestStages:
 class TestStageErrors:
     def test_settings(self, stage1, tmp_path):
         cases = {
-            "workers must divide the 8 lanes: 0, 1, 2, 4 or 8, got 3": {"workers": 3},
             "workers must be >= 0, got -1": {"workers": -1},
             "checkpoint_every must be a multiple of report_every >= 1, got 4 and 3": {"report_every": 3},
             "checkpoint_every must be .* got 4 and 0": {"report_every": 0},
@@ -256,20 +246,26 @@ class TestStageErrors:
 
     def test_what_does_not_fit_the_data_leaves_no_run_folder(self, stage1, tmp_path):
         cases = {
-            "optim.batch_size must be a multiple of the 8 lanes, got 12": {
-                "optim": replace(OPTIM, batch_size=12)
-            },
+            "workers must be at most 8, one shard each, got 9": {"workers": 9},
+            "optim.batch_size must be a multiple of the 3 lanes, got 16": {"workers": 3},
+            "optim.batch_size must be a multiple of the 8 lanes, got 12": {"optim": replace(OPTIM, batch_size=12)},
             "optim.batch_size=48 .* lower it to at most 40": {"optim": replace(OPTIM, batch_size=48)},
             r"split must be one of \['train'\], got 'test'": {"split": "test"},
         }
         for message, change in cases.items():
             with pytest.raises(ValueError, match=message):
                 launch.run(stage1(tmp_path, **change))
-        with pytest.raises(
-            FileNotFoundError, match=r"no manifest.json: not prepared.* Run: lead-ray prepare"
-        ):
+        with pytest.raises(FileNotFoundError, match=r"no manifest.json: not prepared.* Run: lead-ray prepare"):
             launch.run(stage1(tmp_path, data=tmp_path / "none"))
         assert not list(tmp_path.iterdir())
+
+    def test_any_number_of_workers_has_lanes(self, stage1, tmp_path):
+        """Numbers that divide eight share eight lanes, and so their runs; others are runs of their own."""
+        runs = {workers: stage1(tmp_path, workers=workers) for workers in (0, 1, 2, 3, 4, 5, 8)}
+        assert {workers: run.lanes for workers, run in runs.items()} == {0: 8, 1: 8, 2: 8, 3: 3, 4: 8, 5: 5, 8: 8}
+        assert runs[0].matters() == runs[8].matters() != runs[3].matters()
+        held = [lane for rank in range(3) for lane in Worker(rank=rank, world=3).lanes(3)]
+        assert held == [0, 1, 2]
 
     def test_pairs_of_images_need_two_of_each_lane(self, stage2, tmp_path):
         with pytest.raises(ValueError, match=r"optim.batch_size must be >= 16 to pair images, got 8"):
@@ -287,9 +283,7 @@ class TestStageErrors:
             launch.run(stage2(tmp_path, stage1=tmp_path / "none"))
 
     def test_wrong_weights_to_go_on_from(self, stage1, done1, tmp_path):
-        with pytest.raises(
-            ValueError, match=r"holds a trunk of .*width=0.125\), wanted .*: set --trunk.\* alike"
-        ):
+        with pytest.raises(ValueError, match=r"holds a trunk of .*width=0.125\), wanted .*: set --trunk.\* alike"):
             launch.run(stage1(tmp_path, init=done1.path, trunk=TrunkSettings(depth=18, width=0.25)))
 
     def test_a_checkpoint_of_other_settings(self, stage1, tmp_path):
@@ -297,15 +291,11 @@ class TestStageErrors:
         other = stage1(tmp_path, trunk=TrunkSettings(depth=18, width=0.25)).build()
         optimizer = train.make_optimizer(other, OPTIM)
         folder.save_checkpoint(4, {"learner": other.state_dict(), "optimizer": optimizer.state_dict()})
-        with pytest.raises(
-            ValueError, match=r"checkpoint in .* is of another network or objective: delete it"
-        ):
+        with pytest.raises(ValueError, match=r"checkpoint in .* is of another network or objective: delete it"):
             launch.run(stage1(tmp_path))
 
     def test_a_loss_that_explodes_leaves_no_weights(self, stage1, tmp_path):
-        run = stage1(
-            tmp_path, optim=Optim(lr=1e30, batch_size=16, steps=30, warmup_epochs=0.0), report_every=4
-        )
+        run = stage1(tmp_path, optim=Optim(lr=1e30, batch_size=16, steps=30, warmup_epochs=0.0), report_every=4)
         with pytest.raises(FloatingPointError, match=r"loss is not finite at step [0-3] "):
             launch.run(run)
         (path,) = tmp_path.iterdir()

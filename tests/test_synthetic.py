@@ -29,9 +29,14 @@ def test_render_is_a_pure_function_and_has_the_stated_form():
     first, again = (synthetic.render(seed=1, identity=2, index=3) for _ in range(2))
     for field in dataclasses.fields(first):
         np.testing.assert_array_equal(getattr(first, field.name), getattr(again, field.name))
-    forms = {"pixels": (np.uint8, (218, 178, 3)), "box": (np.float32, (4,)),
-             "landmarks_5": (np.float32, (5, 2)), "landmarks_68": (np.float32, (68, 2)),
-             "visible_5": (bool, (5,)), "visible_68": (bool, (68,))}
+    forms = {
+        "pixels": (np.uint8, (218, 178, 3)),
+        "box": (np.float32, (4,)),
+        "landmarks_5": (np.float32, (5, 2)),
+        "landmarks_68": (np.float32, (68, 2)),
+        "visible_5": (bool, (5,)),
+        "visible_68": (bool, (68,)),
+    }
     for name, (kind, shape) in forms.items():
         assert (getattr(first, name).dtype, getattr(first, name).shape) == (kind, shape), name
     assert first.identity == 2
@@ -50,8 +55,8 @@ def test_index_changes_the_image_and_not_the_person():
 def test_a_frontal_neutral_face_is_symmetric():
     who = _face.draw_identity(seed=0, identity=0)
     how = dataclasses.replace(
-        _face.draw_nuisance(seed=0, identity=0, index=0), yaw=0.0, pitch=0.0, roll=0.0, scale=1.0,
-        shift=(0.0, 0.0))
+        _face.draw_nuisance(seed=0, identity=0, index=0), yaw=0.0, pitch=0.0, roll=0.0, scale=1.0, shift=(0.0, 0.0)
+    )
     flat = _face.landmarks(_face.curves(who, how))
     points = _render.on_surface(flat, who, how)
     view = _paint.pose(how, points)
@@ -65,8 +70,7 @@ def test_a_frontal_neutral_face_is_symmetric():
 
 def test_yaw_hides_the_far_jaw_and_keeps_the_near_one():
     who = _face.draw_identity(seed=0, identity=0)
-    how = dataclasses.replace(
-        _face.draw_nuisance(seed=0, identity=0, index=0), yaw=np.radians(35), pitch=0.0, roll=0.0)
+    how = dataclasses.replace(_face.draw_nuisance(seed=0, identity=0, index=0), yaw=np.radians(35), pitch=0.0, roll=0.0)
     points = _render.on_surface(_face.landmarks(_face.curves(who, how)), who, how)
     view = _paint.pose(how, points)
     visible = _render.unoccluded(points, view, who, how)
@@ -122,14 +126,21 @@ def test_eyes_are_drawn_where_the_landmarks_say():
 def test_layout_lists_agree(layout):
     images = sorted(path.name for path in (layout / "Img/img_align_celeba").iterdir())
     assert images == [f"{number:06d}.jpg" for number in range(1, 25)]
-    for name, columns in (("list_landmarks_align_celeba", 11), ("list_landmarks_68", 1 + 3 * 68),
-                          ("list_bbox_celeba", 5)):
+    for name, columns in (
+        ("list_landmarks_align_celeba", 11),
+        ("list_landmarks_68", 1 + 3 * 68),
+        ("list_bbox_celeba", 5),
+    ):
         path = layout / f"Anno/{name}.txt"
         assert read(path)[0] == ["24"]
         assert [row[0] for row in read(path, 2)] == images
         assert {len(row) for row in read(path, 2)} == {columns}
     assert read(layout / "Anno/list_landmarks_align_celeba.txt")[1][:4] == [
-        "lefteye_x", "lefteye_y", "righteye_x", "righteye_y"]
+        "lefteye_x",
+        "lefteye_y",
+        "righteye_x",
+        "righteye_y",
+    ]
     assert [row[0] for row in read(layout / "Anno/identity_CelebA.txt")] == images
     assert [row[0] for row in read(layout / "Eval/list_eval_partition.txt")] == images
     assert not (layout / "synthetic.part.json").exists()
@@ -140,8 +151,7 @@ def test_partitions_split_no_identity_and_mafl_keeps_to_them(layout):
     identity = dict(read(layout / "Anno/identity_CelebA.txt"))
     people = [{identity[name] for name in partition if partition[name] == part} for part in "012"]
     assert [len(group) for group in people] == [6, 1, 1] and len(set.union(*people)) == 8
-    training, testing = (
-        [row[0] for row in read(layout / f"MAFL/{name}.txt")] for name in ("training", "testing"))
+    training, testing = ([row[0] for row in read(layout / f"MAFL/{name}.txt")] for name in ("training", "testing"))
     assert (len(training), len(testing)) == (5, 2)
     assert {partition[name] for name in training} == {"0"} and {partition[name] for name in testing} == {"2"}
 
@@ -183,11 +193,16 @@ def test_a_real_data_set_is_never_overwritten(tmp_path):
         synthetic.write(tmp_path, **SIZES)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"images": 0}, "images must be >= 1, got 0"), ({"workers": 0}, "workers must be >= 1"),
-    ({"images": 7}, "images=7 must be >= identities=8"), ({"mafl_test": 4}, r"mafl_test must be in 0\.\.3"),
-    ({"identities": 2}, "at least 3 identities"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": 0}, "images must be >= 1, got 0"),
+        ({"workers": 0}, "workers must be >= 1"),
+        ({"images": 7}, "images=7 must be >= identities=8"),
+        ({"mafl_test": 4}, r"mafl_test must be in 0\.\.3"),
+        ({"identities": 2}, "at least 3 identities"),
+    ],
+)
 def test_impossible_sizes_name_the_field(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         synthetic.write(tmp_path / "set", **(SIZES | change))

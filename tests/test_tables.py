@@ -175,9 +175,7 @@ def test_n_is_said_once_or_where_it_differs():
 
 def test_text_is_never_markup():
     hostile = '<b>&"|*_`[red]\nx'
-    shown = table(
-        Row(hostile, hostile, [Cell(1.0)], hostile), columns=[Column(hostile, hostile)], title=hostile
-    )
+    shown = table(Row(hostile, hostile, [Cell(1.0)], hostile), columns=[Column(hostile, hostile)], title=hostile)
     cells = Cells(shown.html())
     assert cells.rows[2][0][2] == hostile * 2
     lines = shown.markdown().splitlines()

@@ -38,9 +38,7 @@ class TestSchedule:
         assert min(rates) > 0 and max(rates) <= 0.5
         assert rates[schedule.warmup :] == sorted(rates[schedule.warmup :], reverse=True)
 
-    @pytest.mark.parametrize(
-        ("field", "value"), [("lr", 0.0), ("batch_size", 0), ("epochs", -1.0), ("steps", 0)]
-    )
+    @pytest.mark.parametrize(("field", "value"), [("lr", 0.0), ("batch_size", 0), ("epochs", -1.0), ("steps", 0)])
     def test_settings_out_of_range(self, field, value):
         with pytest.raises(ValueError, match=rf"optim.{field} must be >.* got {value}"):
             Optim(**{field: value})
@@ -73,9 +71,7 @@ def trained(line: Line, *, steps: int = 60, optim: Optim | None = None, **option
     x = torch.linspace(-1, 1, 8)[:, None]
     optimizer = train.make_optimizer(line, optim or Optim(lr=0.1, weight_decay=0.0))
     schedule = Schedule(peak=0.1, steps=steps, warmup=6)
-    return train.train(
-        line, line, optimizer, repeat((x, 2 * x + 1)), schedule, **{"report_every": 10} | options
-    )
+    return train.train(line, line, optimizer, repeat((x, 2 * x + 1)), schedule, **{"report_every": 10} | options)
 
 
 class TestTrain:
@@ -122,9 +118,7 @@ class TestTrain:
     def test_a_loss_that_is_not_finite_stops_before_it_is_reported(self):
         run = trained(Line(broken=(17, 19)))
         assert next(run)["step"] == 10
-        with pytest.raises(
-            FloatingPointError, match=r"not finite at step 17 \(learning rate .*lower optim.lr"
-        ):
+        with pytest.raises(FloatingPointError, match=r"not finite at step 17 \(learning rate .*lower optim.lr"):
             next(run)
 
     def test_frozen_parameters_get_no_weight_decay(self):

@@ -24,9 +24,7 @@ def test_batchnorm_equals_that_of_the_whole_batch(workers):
         first, second = (worker["passes"][name] for worker in workers)
         if name == "output":
             found = torch.cat([first, second])
-        elif (
-            name == "gradient of images"
-        ):  # a worker's loss is the mean of its half, the whole batch's of both
+        elif name == "gradient of images":  # a worker's loss is the mean of its half, the whole batch's of both
             found = torch.cat([first, second]) / 2
         else:
             found = (first + second) / 2  # as DistributedDataParallel does

@@ -211,6 +211,14 @@ class TestCropBoxes:
         boxes = views._crop_boxes(how, 20, (50, 50), generator())
         assert boxes.tolist() == [[0, 0, 50, 50]] * 20
 
+    def test_every_place_is_as_likely(self):
+        """64 of 100 pixels, square: 8 x 8 of 10 x 10 lie at 0, 1 or 2, each way."""
+        how, n = ViewSettings(scale=(0.64, 0.64), ratio=(1.0, 1.0)), 3000
+        corners = views._crop_boxes(how, n, (10, 10), generator())[:, :2]
+        for along in corners.unbind(1):
+            shares = (along.bincount(minlength=3) / n).tolist()
+            assert shares == pytest.approx([1 / 3] * 3, abs=4 * math.sqrt(2 / 9 / n))
+
     def test_distribution_is_that_of_torchvision(self):
         n, (height, width), how = 3000, (136, 136), ViewSettings()
         ours = views._crop_boxes(how, n, (height, width), generator()).double()
@@ -287,15 +295,11 @@ class TestTwoViews:
     def test_what_an_image_gets_does_not_depend_on_who_shares_the_batch(self, workers, random):
         total, how = 8, ViewSettings(size=32)
         images = random_bytes(total, 40, 40)
-        whole = views.two_views(
-            images, images, how, total=total, rows=torch.arange(total), generator=generator(5)
-        )
+        whole = views.two_views(images, images, how, total=total, rows=torch.arange(total), generator=generator(5))
         order = random.sample(range(total), total)
         for worker in range(workers):
             rows = torch.tensor(order[worker::workers])
-            part = views.two_views(
-                images[rows], images[rows], how, total=total, rows=rows, generator=generator(5)
-            )
+            part = views.two_views(images[rows], images[rows], how, total=total, rows=rows, generator=generator(5))
             for mine, all_of_them in zip(part, whole, strict=True):
                 close(mine, all_of_them[rows], 1e-5)
 

@@ -19,7 +19,8 @@ def background(how: Nuisance, random: np.random.Generator) -> Image.Image:
     patches = colours(int(random.integers(2, 7)), int(random.integers(2, 6)))
     few = base + random.uniform(0.1, 0.8) * (patches - base)
     image = Image.fromarray(few.astype(np.uint8)).resize(
-        (WIDTH, HEIGHT), Image.BILINEAR if random.random() < 0.75 else Image.NEAREST)
+        (WIDTH, HEIGHT), Image.BILINEAR if random.random() < 0.75 else Image.NEAREST
+    )
     draw = ImageDraw.Draw(image)
     for colour in colours(int(random.integers(0, 12))).astype(int).tolist():
         left, top = random.uniform(-30, WIDTH), random.uniform(-30, HEIGHT)
@@ -84,20 +85,30 @@ def body(canvas, who: Identity, how: Nuisance, view: Pose, random: np.random.Gen
             draw.line(shape((offset, 100), (offset * 0.85, 4 * abs(offset))), fill=tone(jacket, 1.0), width=2)
     if random.random() < 0.45:
         for sign in (-1, 1):
-            draw.polygon(shape((sign * 4.3, 150), (sign * 3.7, 27), (sign * 2.5, 10), (sign * 1.1, -10),
-                               (sign * 1.5, 14), (sign * 0.3, 70), (sign * 0.3, 150)), fill=tone(jacket, 0.8))
+            draw.polygon(
+                shape(
+                    (sign * 4.3, 150),
+                    (sign * 3.7, 27),
+                    (sign * 2.5, 10),
+                    (sign * 1.1, -10),
+                    (sign * 1.5, 14),
+                    (sign * 0.3, 70),
+                    (sign * 0.3, 150),
+                ),
+                fill=tone(jacket, 0.8),
+            )
             lapel = shape((sign * 1.1, -10), (sign * 1.5, 14), (sign * 0.3, 70))
             draw.line(lapel, fill=tone(jacket, 0.5), width=3)
     plunge = random.uniform(2, 34)
     throat = flat(neck + np.array([[-wide, 0], [wide, 0]])) + shape(
-        (1, -14), (1.12, -6), (0.5, plunge * 0.7), (0, plunge), (-0.5, plunge * 0.7), (-1.12, -6), (-1, -14))
+        (1, -14), (1.12, -6), (0.5, plunge * 0.7), (0, plunge), (-0.5, plunge * 0.7), (-1.12, -6), (-1, -14)
+    )
     draw.polygon(throat, fill=tone(who.skin, 0.84 * lit))
     shadowed = 1 if how.light[0] < 0 else -1  # the side away from the light
     shadow = flat(neck + shadowed * np.array([[wide, 0], [0.45 * wide, 0]]))
     draw.polygon(shadow + shape((shadowed * 0.7, -8), (shadowed, -12)), fill=tone(who.skin, 0.7 * lit))
     for sign in (-1, 1):
-        draw.line(shape((sign * 0.72, -22), (sign * 0.12, plunge * 0.3)), width=2,
-                  fill=tone(who.skin, 0.74 * lit))
+        draw.line(shape((sign * 0.72, -22), (sign * 0.12, plunge * 0.3)), width=2, fill=tone(who.skin, 0.74 * lit))
     for drop, shade in ((25, 0.66), (21, 0.54)):
         under = ring((0, who.chin - 12, 6), (0.56 * who.width, drop))
         draw.polygon(flat(view(under)), fill=tone(who.skin, shade * lit))
@@ -107,8 +118,9 @@ def body(canvas, who: Identity, how: Nuisance, view: Pose, random: np.random.Gen
         draw.polygon(flat(view(cap)), fill=tone(skull, (0.72 + 0.006 * depth) * lit + 0.08))
     if who.hair_style not in ("curly", "bald"):
         arc, part = np.linspace(-1.5, 0.8, 8), random.uniform(-0.98, 0.98, (24, 1))
-        combed = np.stack(np.broadcast_arrays(
-            who.width * swell * part * np.cos(arc), -19 + 46 * swell * np.sin(arc), -14.0), -1)
+        combed = np.stack(
+            np.broadcast_arrays(who.width * swell * part * np.cos(arc), -19 + 46 * swell * np.sin(arc), -14.0), -1
+        )
         for strand, shade in zip(view(combed), random.uniform(0.5, 0.95, 24).tolist(), strict=True):
             draw.line(flat(strand), fill=tone(who.hair, shade * lit), width=2)
     if who.hair_style == "curly":

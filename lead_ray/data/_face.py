@@ -10,12 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 
 SKINS = np.array(
-    [[240, 204, 180], [232, 188, 158], [222, 174, 140], [205, 156, 120], [176, 124, 90], [140, 94, 66],
-     [98, 64, 46]]
+    [[240, 204, 180], [232, 188, 158], [222, 174, 140], [205, 156, 120], [176, 124, 90], [140, 94, 66], [98, 64, 46]]
 )
 HAIRS = np.array(
-    [[30, 24, 22], [54, 36, 26], [88, 56, 34], [128, 84, 48], [176, 132, 78], [214, 178, 118], [150, 66, 34],
-     [172, 170, 168]]
+    [
+        [30, 24, 22],
+        [54, 36, 26],
+        [88, 56, 34],
+        [128, 84, 48],
+        [176, 132, 78],
+        [214, 178, 118],
+        [150, 66, 34],
+        [172, 170, 168],
+    ]
 )
 IRISES = np.array([[70, 44, 26], [104, 70, 36], [86, 104, 62], [74, 112, 150], [112, 128, 138]])
 HAIR_STYLES = ("bald", "short", "side", "fringe", "curly", "long", "long_fringe", "bob")
@@ -112,8 +119,11 @@ def draw_identity(*, seed: int, identity: int) -> Identity:
     skin = SKINS[int(tone)] * (1 - tone % 1) + SKINS[int(tone) + 1] * (tone % 1) + 8 * (next(u) - 0.5)
     dark = tone > 3.2
     hair = HAIRS[int(next(u) * (3 if dark else 8))] * spread(0.85, 1.1)
-    styles = ("long", "long_fringe", "bob", "curly", "side", "long") if woman else (
-        "short", "side", "fringe", "curly", "bald", "short")
+    styles = (
+        ("long", "long_fringe", "bob", "curly", "side", "long")
+        if woman
+        else ("short", "side", "fringe", "curly", "bald", "short")
+    )
     style = styles[int(next(u) * len(styles))]
     red = np.array([196, 70, 84]) if woman else np.array([178, 98, 92])
     mix = spread(0.35, 0.85) if woman else spread(0.25, 0.5)
@@ -125,20 +135,38 @@ def draw_identity(*, seed: int, identity: int) -> Identity:
         width=spread(37.5, 42) if woman else spread(39, 45),
         chin=mouth_y + spread(18, 23) + (0 if woman else 1.5),
         jaw=spread(1.9, 2.4) if woman else spread(2.1, 3.0),
-        depth=spread(41, 48), eye_x=spread(18.2, 21.4), eye_width=spread(8.0, 9.8),
-        eye_height=spread(3.7, 5.4), eye_tilt=spread(-1.3, 1.3), brow_y=-spread(9.5, 13),
-        brow_thickness=spread(0.9, 2.0) if woman else spread(1.4, 3.0), brow_arch=spread(0.5, 3.6),
-        nose_y=nose_y, nose_width=spread(6.0, 9.6), nose_height=spread(11, 18), mouth_y=mouth_y,
-        mouth_width=between(11.0, 17.0), upper_lip=spread(2.2, 4.4), lower_lip=spread(3.0, 5.6),
-        ear=spread(0.8, 1.25), cheeks=spread(0.5, 4.0), skin=_colour(skin), hair=_colour(hair),
+        depth=spread(41, 48),
+        eye_x=spread(18.2, 21.4),
+        eye_width=spread(8.0, 9.8),
+        eye_height=spread(3.7, 5.4),
+        eye_tilt=spread(-1.3, 1.3),
+        brow_y=-spread(9.5, 13),
+        brow_thickness=spread(0.9, 2.0) if woman else spread(1.4, 3.0),
+        brow_arch=spread(0.5, 3.6),
+        nose_y=nose_y,
+        nose_width=spread(6.0, 9.6),
+        nose_height=spread(11, 18),
+        mouth_y=mouth_y,
+        mouth_width=between(11.0, 17.0),
+        upper_lip=spread(2.2, 4.4),
+        lower_lip=spread(3.0, 5.6),
+        ear=spread(0.8, 1.25),
+        cheeks=spread(0.5, 4.0),
+        skin=_colour(skin),
+        hair=_colour(hair),
         iris=_colour(IRISES[0 if dark else int(next(u) * len(IRISES))]),
-        lips=_colour(skin * (1 - mix) * 0.9 + red * mix), hair_style=style, hair_volume=spread(0.04, 0.15),
-        hairline=spread(-43, -33), parting=spread(-0.6, 0.6),
+        lips=_colour(skin * (1 - mix) * 0.9 + red * mix),
+        hair_style=style,
+        hair_volume=spread(0.04, 0.15),
+        hairline=spread(-43, -33),
+        parting=spread(-0.6, 0.6),
         beard=0.0 if woman or bearded < 0.5 else spread(0.3, 1.0),
         moustache=0.0 if woman or bearded < 0.4 else spread(0.3, 1.0),
-        freckles=max(0.0, spread(-1.0, 1.0)), wrinkles=max(0.0, spread(-1.0, 1.0)),
+        freckles=max(0.0, spread(-1.0, 1.0)),
+        wrinkles=max(0.0, spread(-1.0, 1.0)),
         glasses="none" if glasses > 0.24 else ("round", "square", "dark")[int(glasses / 0.0801)],
-        makeup=spread(0.2, 1.0) if woman else 0.0, texture=int(next(u) * 2**31),
+        makeup=spread(0.2, 1.0) if woman else 0.0,
+        texture=int(next(u) * 2**31),
     )
 
 
@@ -156,15 +184,24 @@ def draw_nuisance(*, seed: int, identity: int, index: int) -> Nuisance:
     light /= np.linalg.norm(light)
     warm = 0.07 * bell[6]
     return Nuisance(
-        yaw=float(np.radians(17.3 * bell[0])), pitch=float(np.radians(8.6 * bell[1])),
-        roll=float(np.radians(8.5 * bell[2])), scale=0.72 + 0.3 * next(u),
+        yaw=float(np.radians(17.3 * bell[0])),
+        pitch=float(np.radians(8.6 * bell[1])),
+        roll=float(np.radians(8.5 * bell[2])),
+        scale=0.72 + 0.3 * next(u),
         shift=(26 * next(u) - 13, 26 * next(u) - 13),
-        mouth_open=max(0.0, (speaking - 0.45) / 0.55) ** 1.5, smile=float(np.clip(1.6 * smiling - 0.4, 0, 1)),
+        mouth_open=max(0.0, (speaking - 0.45) / 0.55) ** 1.5,
+        smile=float(np.clip(1.6 * smiling - 0.4, 0, 1)),
         closure=0.25 * next(u) if closing < 0.9 else 1 - 0.2 * next(u),
-        gaze=(2 * next(u) - 1, next(u) - 0.5), brow_raise=float(np.clip(0.45 * bell[3], -0.6, 1)),
-        light=_colour(light), ambient=0.4 + 0.34 * next(u), intensity=0.74 + 0.36 * next(u),
-        tint=(1 + warm, 1.0, 1 - warm), blur=max(0.0, 1.9 * next(u) - 0.8), noise=7 * next(u) ** 2,
-        quality=int(60 + 38 * next(u)), scene=int(next(u) * 2**31),
+        gaze=(2 * next(u) - 1, next(u) - 0.5),
+        brow_raise=float(np.clip(0.45 * bell[3], -0.6, 1)),
+        light=_colour(light),
+        ambient=0.4 + 0.34 * next(u),
+        intensity=0.74 + 0.36 * next(u),
+        tint=(1 + warm, 1.0, 1 - warm),
+        blur=max(0.0, 1.9 * next(u) - 0.8),
+        noise=7 * next(u) ** 2,
+        quality=int(60 + 38 * next(u)),
+        scene=int(next(u) * 2**31),
     )
 
 
@@ -236,6 +273,7 @@ def curves(who: Identity, how: Nuisance) -> dict[str, np.ndarray]:
 
 def landmarks(lines: dict[str, np.ndarray]) -> np.ndarray:
     """The 68 iBUG points out of the (possibly projected) curves: [68, d]."""
+
     def eye(name):
         upper, lower = lines[f"{name}_upper_lid"], lines[f"{name}_lower_lid"]
         return [upper[[0, 4, 8, 12]], lower[[8, 4]]]

@@ -31,8 +31,15 @@ def _eye(canvas, upper, lower, iris, who: Identity, how: Nuisance, scale: float)
     canvas.paste(tile, tuple(low.tolist()), mask)
 
 
-def features(canvas, lines: dict[str, np.ndarray], extra: dict[str, np.ndarray], who: Identity, how: Nuisance,
-             view: Pose, random: np.random.Generator) -> None:
+def features(
+    canvas,
+    lines: dict[str, np.ndarray],
+    extra: dict[str, np.ndarray],
+    who: Identity,
+    how: Nuisance,
+    view: Pose,
+    random: np.random.Generator,
+) -> None:
     """Draw on the canvas [2 H, 2 W]; lines are the face's curves in image pixels."""
     draw = ImageDraw.Draw(canvas)
     scale = view.scale
@@ -63,7 +70,8 @@ def features(canvas, lines: dict[str, np.ndarray], extra: dict[str, np.ndarray],
         wide, high = 0.42 * who.nose_width * scale, (1.9 - 4 * min(0.2, max(-0.25, how.pitch))) * scale
         draw.ellipse((x - wide, y - high - 1, x + wide, y + high - 1), fill=tone(who.skin, 0.28))
     top, bottom, inner_top, inner_bottom = (
-        lines[name] for name in ("lip_top", "lip_bottom", "mouth_top", "mouth_bottom"))
+        lines[name] for name in ("lip_top", "lip_bottom", "mouth_top", "mouth_bottom")
+    )
     hole = np.concatenate([inner_top, inner_bottom[::-1]])
     draw.polygon(flat(hole), fill=(52, 18, 20))
     gap = float(np.linalg.norm(inner_bottom[6] - inner_top[6])) / scale
@@ -105,8 +113,13 @@ def extra_curves(who: Identity, how: Nuisance) -> dict[str, np.ndarray]:
     """Drawn lines that carry no landmark: canonical [n, 3], the last column a lift off the surface."""
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     power = 0.5 if who.glasses == "square" else 0.9
-    ring = np.stack([np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** power,
-                     np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** power], 1)
+    ring = np.stack(
+        [
+            np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** power,
+            np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** power,
+        ],
+        1,
+    )
     found = {"lens_bridge": np.array([[-7.0, -1, 8], [0, -3, 6], [7, -1, 8]])}
     for name, sign in (("left", -1), ("right", 1)):
         gaze = [sign * who.eye_x + 2.6 * how.gaze[0], 1.4 * how.gaze[1] - 0.3, 0]

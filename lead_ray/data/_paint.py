@@ -154,14 +154,13 @@ def _albedo(who: Identity, how: Nuisance, x, y, line) -> np.ndarray:
     socket = bump(side - who.eye_x, 10) * bump(y + 3, 5.5) * (0.08 + 0.24 * who.makeup)
     folds = bump(side - 13 - 0.28 * (y - who.nose_y), 2.4) * bump(y - who.mouth_y + 8, 8)
     crease = (0.07 + 0.2 * who.wrinkles) * (0.4 + how.smile) * folds
-    forehead = 0.16 * who.wrinkles * np.maximum(np.sin(y * 1.1), 0) * bump(y + 24, 9) * (
-        0.5 + max(how.brow_raise, 0))
+    forehead = 0.16 * who.wrinkles * np.maximum(np.sin(y * 1.1), 0) * bump(y + 24, 9) * (0.5 + max(how.brow_raise, 0))
     mouth = bump(side, 1.25 * who.mouth_width) * bump(y - who.mouth_y - 1, 6)
     growth = who.beard * np.clip((y - who.nose_y - 4 + 0.006 * (30 - side) ** 2) / 9, 0, 1) * (1 - mouth)
     lip_hair = who.moustache * bump(x, 0.95 * who.mouth_width) * bump(y - who.mouth_y + 6.5, 3.2)
     above, blushes, dark, beard, spots = _up(
-        line - y, blush, 1 - socket - crease - forehead, np.maximum(growth, lip_hair),
-        who.freckles * bump(y - 12, 16))
+        line - y, blush, 1 - socket - crease - forehead, np.maximum(growth, lip_hair), who.freckles * bump(y - 12, 16)
+    )
     stubble = np.clip(beard * (0.72 + 0.35 * pores), 0, 0.92)
     cover = np.clip(0.5 * above + 0.9 * strands, 0, 1)
     dark = dark + 0.02 * pores + 0.06 * clouds - 0.2 * spots * np.clip(pores - 1.5, 0, 1)

@@ -58,7 +58,7 @@ def pose(*, seed: int, identity: int, index: int):
     flat = np.concatenate([*lines.values(), *(line[:, :2] for line in extra.values())])
     solid = on_surface(flat, who, how)
     lift = np.concatenate([line[:, 2] for line in extra.values()])
-    solid[-len(lift):, 2] += lift
+    solid[-len(lift) :, 2] += lift
     ends = np.cumsum([len(line) for line in (*lines.values(), *extra.values())])[:-1]
     spatial = dict(zip((*lines, *extra), np.split(solid, ends), strict=True))
     return who, how, spatial, _paint.pose(how, _face.landmarks(spatial))
@@ -99,11 +99,14 @@ def scene(*, seed: int, identity: int, index: int) -> tuple[bytes, dict]:
     in_image = ((landmarks >= 0) & (landmarks <= limit)).all(1)
     visible = unoccluded(points, view, who, how) & in_image
     eyes = visible[36:42].sum() > 3, visible[42:48].sum() > 3
-    return encoded.getvalue(), dict(
-        landmarks_5=five_points(landmarks).astype(np.float32), landmarks_68=landmarks.astype(np.float32),
-        visible_5=np.array([*eyes, visible[30], visible[48], visible[54]]), visible_68=visible,
-        box=np.concatenate([low, high - low]).astype(np.float32), identity=identity,
-    )
+    return encoded.getvalue(), {
+        "landmarks_5": five_points(landmarks).astype(np.float32),
+        "landmarks_68": landmarks.astype(np.float32),
+        "visible_5": np.array([*eyes, visible[30], visible[48], visible[54]]),
+        "visible_68": visible,
+        "box": np.concatenate([low, high - low]).astype(np.float32),
+        "identity": identity,
+    }
 
 
 def render(*, seed: int, identity: int, index: int) -> Face:

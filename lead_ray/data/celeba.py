@@ -112,9 +112,7 @@ def table(path: Path, *, columns: int, counted: bool = False) -> list[tuple[int,
     rows = [(number, line.split()) for number, line in lines[2 if counted else 0 :] if line.strip()]
     for number, words in rows:
         if len(words) != columns:
-            raise ValueError(
-                f"{path}, line {number}: expected {columns} columns, got {len(words)}: {words[:12]}"
-            )
+            raise ValueError(f"{path}, line {number}: expected {columns} columns, got {len(words)}: {words[:12]}")
     if counted:
         stated = lines[0][1].strip() if lines else ""
         if stated != str(len(rows)):

@@ -52,12 +52,8 @@ class Folder:
         if self.landmarks is not None:
             yield from self._annotated(self.landmarks)
             return
-        found = (
-            path.relative_to(self.raw) for path in self.raw.rglob("*") if path.suffix.lower() in SUFFIXES
-        )
-        names = sorted(
-            path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)
-        )
+        found = (path.relative_to(self.raw) for path in self.raw.rglob("*") if path.suffix.lower() in SUFFIXES)
+        names = sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
         if not names:
             raise ValueError(f"raw={str(self.raw)!r} holds no image ({', '.join(sorted(SUFFIXES))})")
         for name in names:

@@ -57,6 +57,4 @@ class Mtfl:
             except ValueError as error:
                 raise ValueError(f"{listing}, line {number}: {error}") from None
             name = name.replace("\\", "/")
-            yield Record(
-                image_id=name, path=self.raw / name, split=split, landmarks=values.reshape(2, 5).T.copy()
-            )
+            yield Record(image_id=name, path=self.raw / name, split=split, landmarks=values.reshape(2, 5).T.copy())

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lead_ray.data._render import Face, scene, five_points, render
+from lead_ray.data._render import Face, five_points, render, scene
 from lead_ray.data.celeba import ALIGNED, CelebA
 from lead_ray.data.rows import Crop, Record
 
@@ -70,7 +70,8 @@ def _partitions(identities: int, val_share: float, test_share: float) -> np.ndar
     if val + test >= identities:
         raise ValueError(
             f"identities={identities} leaves none for training with val_share={val_share}, "
-            f"test_share={test_share}: give at least {val + test + 1} identities or smaller shares")
+            f"test_share={test_share}: give at least {val + test + 1} identities or smaller shares"
+        )
     return np.repeat([0, 1, 2], [identities - val - test, val, test])
 
 
@@ -85,15 +86,24 @@ def _settled(root: Path, settings: dict) -> bool:
         raise FileExistsError(
             f"{root} holds synthetic faces made with other settings ("
             + ", ".join(f"{key}={found.get(key)!r}, now {settings.get(key)!r}" for key in differing)
-            + "): delete that folder or write to another one")
+            + "): delete that folder or write to another one"
+        )
     if (root / "Anno").exists() and not (root / "synthetic.part.json").exists():
         raise FileExistsError(f"{root} holds a data set that is not synthetic: write to another folder")
     return False
 
 
 def write(
-    root: Path, *, images: int, identities: int, seed: int, val_share: float = 0.1, test_share: float = 0.1,
-    mafl_train: int, mafl_test: int, workers: int = 1,
+    root: Path,
+    *,
+    images: int,
+    identities: int,
+    seed: int,
+    val_share: float = 0.1,
+    test_share: float = 0.1,
+    mafl_train: int,
+    mafl_test: int,
+    workers: int = 1,
 ) -> Path:
     """Write `images` faces of `identities` people as CelebA's aligned layout; returns root.
 
@@ -119,8 +129,14 @@ def write(
             raise ValueError(f"{name} must be in 0..{len(pool)}, the images of its partition, got {wanted}")
     root = Path(root)
     settings = {
-        "format_version": FORMAT_VERSION, "images": images, "identities": identities, "seed": seed,
-        "val_share": val_share, "test_share": test_share, "mafl_train": mafl_train, "mafl_test": mafl_test,
+        "format_version": FORMAT_VERSION,
+        "images": images,
+        "identities": identities,
+        "seed": seed,
+        "val_share": val_share,
+        "test_share": test_share,
+        "mafl_train": mafl_train,
+        "mafl_test": mafl_test,
     }
     if _settled(root, settings):
         return root
@@ -156,18 +172,22 @@ def _write_lists(root: Path, names, faces: list[dict], partition, mafl_train, ma
     rows = list(zip(names, faces, strict=True))
     lists = {
         "Anno/list_landmarks_align_celeba.txt": [
-            str(len(rows)), axes(POINTS_5),
-            *(f"{name} {numbers(face['landmarks_5'])}" for name, face in rows)],
+            str(len(rows)),
+            axes(POINTS_5),
+            *(f"{name} {numbers(face['landmarks_5'])}" for name, face in rows),
+        ],
         "Anno/list_landmarks_68.txt": [
-            str(len(rows)), axes(range(68)) + "".join(f" visible_{point}" for point in range(68)),
-            *(f"{name} {numbers(face['landmarks_68'])} {integers(face['visible_68'])}"
-              for name, face in rows)],
+            str(len(rows)),
+            axes(range(68)) + "".join(f" visible_{point}" for point in range(68)),
+            *(f"{name} {numbers(face['landmarks_68'])} {integers(face['visible_68'])}" for name, face in rows),
+        ],
         "Anno/list_bbox_celeba.txt": [
-            str(len(rows)), "image_id x_1 y_1 width height",
-            *(f"{name} {integers(face['box'])}" for name, face in rows)],
+            str(len(rows)),
+            "image_id x_1 y_1 width height",
+            *(f"{name} {integers(face['box'])}" for name, face in rows),
+        ],
         "Anno/identity_CelebA.txt": [f"{name} {face['identity']}" for name, face in rows],
-        "Eval/list_eval_partition.txt": [
-            f"{name} {part}" for name, part in zip(names, partition, strict=True)],
+        "Eval/list_eval_partition.txt": [f"{name} {part}" for name, part in zip(names, partition, strict=True)],
         "MAFL/training.txt": mafl_train,
         "MAFL/testing.txt": mafl_test,
     }

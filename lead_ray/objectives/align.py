@@ -1,6 +1,6 @@
 """LEAD's stage 2 (section 3.3): a compact map learns to match between two images as the hypercolumns do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -26,7 +26,7 @@ class AlignSettings:
     over the image."""
     projector: int = 256
     """Channels of the discarded head g^D; 0 leaves it out (Table 3)."""
-    fpn: FpnSettings = FpnSettings()
+    fpn: FpnSettings = field(default_factory=FpnSettings)
 
     def __post_init__(self):
         for name in ("temperature", "teacher_temperature"):

@@ -1,0 +1,20 @@
+"""Errors as a person at a terminal should meet them."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class WorkerError(RuntimeError):
+    """What a worker said that failed for a reason which trying again cannot mend."""
+
+
+@contextmanager
+def for_people(command: str) -> Iterator[None]:
+    """One line on stderr and exit code 1 where the message says all that there is to say: wrong settings or data, a
+    disk that is full, a loss that is not finite. Anything else is a fault of ours and keeps its traceback."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError, WorkerError) as error:
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        sys.exit(f"lead-ray {command}: {error}{notes}")

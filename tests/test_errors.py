@@ -1,0 +1,40 @@
+"""What a person at a terminal meets when something is wrong."""
+
+import errno
+
+import pytest
+
+from lead_ray import cli
+from lead_ray.errors import WorkerError, for_people
+
+
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, FloatingPointError, WorkerError])
+def test_one_line_and_exit_code_1(kind):
+    with pytest.raises(SystemExit) as stopped, for_people("dense"):
+        raise kind("stage1=x holds nothing")
+    assert stopped.value.code == "lead-ray dense: stage1=x holds nothing"
+
+
+def test_notes_are_part_of_it():
+    error = OSError(errno.ENOSPC, "No space left on device")
+    error.add_note("free space, run again")
+    with pytest.raises(SystemExit, match=r"No space left on device; free space, run again"), for_people("prepare"):
+        raise error
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    with pytest.raises(TypeError), for_people("dense"):
+        raise TypeError("not the user's")
+
+
+def test_unknown_command_names_the_known(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["lead-ray", "pretian"])
+    with pytest.raises(SystemExit, match=r"no command 'pretian'; commands: quickstart, prepare, pretrain"):
+        cli.main()
+
+
+def test_help_lists_every_command(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["lead-ray"])
+    cli.main()
+    printed = capsys.readouterr().out
+    assert all(command in printed for command in cli.COMMANDS)
