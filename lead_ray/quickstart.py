@@ -64,6 +64,8 @@ class Quickstart:
     """Steps of stage 1."""
     dense_steps: int = 200
     """Steps of stage 2."""
+    test_images: int = 200
+    """Test images to match, two a pair."""
 
     @property
     def runs(self) -> Path:
@@ -116,21 +118,27 @@ class Quickstart:
 
 
 class Clock:
-    """Seconds of each phase, kept in a file: a second call adds what it does, and skips what was done."""
+    """Seconds of each phase, kept in a file. A finished phase keeps its time when it is only looked up again; one
+    that was interrupted adds what it took until then."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
+        kept = read_json(path) if path.exists() else {"seconds": {}, "finished": []}
+        self.seconds: dict[str, float] = kept["seconds"]
+        self.finished: list[str] = kept["finished"]
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
         started = time.monotonic()
-        yield
-        # Of a phase that is only looked up again, the first time counts; of one that was interrupted, the sum.
-        took = time.monotonic() - started
-        if name not in self.seconds or took > 5:
-            self.seconds[name] = self.seconds.get(name, 0.0) + took
-            write_json(self.path, self.seconds)
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            if name not in self.finished:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+                self.finished += [name] * done
+                write_json(self.path, {"seconds": self.seconds, "finished": self.finished})
 
 
 def measure(settings: Quickstart, runs: dict[str, RunFolder]) -> dict[str, dict[str, Any]]:
@@ -140,7 +148,9 @@ def measure(settings: Quickstart, runs: dict[str, RunFolder]) -> dict[str, dict[
         for system, (stage, features) in SYSTEMS.items():
             common = {"run": runs[stage].path, "data": settings.out / "shards", "features": features, "seeds": SEEDS}
             results[system] = {
-                "matching": evaluate(Evaluate(task="matching", limit=200, matching=Matching(), **common))
+                "matching": evaluate(
+                    Evaluate(task="matching", limit=settings.test_images, matching=Matching(), **common)
+                )
             }
             shown.update(shown.done + 1, f"{system}: matching")
             results[system]["regression"] = evaluate(
@@ -158,8 +168,10 @@ def quickstart(settings: Quickstart) -> dict[str, Any]:
     if settings.from_scratch:
         print("stage 1 starts from random weights")
     else:
-        steps = weights.read_card(CARRIED).trained["steps"]
-        print(f"stage 1 goes on from {CARRIED.name}, trained for {steps:,} steps on other synthetic faces")
+        trained = weights.read_card(CARRIED).trained
+        print(
+            f"stage 1 goes on from {CARRIED.name}: {trained['steps']:,} steps of {trained['objective']} on other faces"
+        )
     with clock.measure("draw and prepare"):
         prepare(settings.synthetic(), settings.out / "shards", workers=settings.workers and None)
     runs = {}
@@ -171,6 +183,7 @@ def quickstart(settings: Quickstart) -> dict[str, Any]:
         results = measure(settings, runs)
     summary = {
         "from_scratch": settings.from_scratch,
+        "start": None if settings.from_scratch else weights.read_card(CARRIED).trained,
         "systems": {
             system: {
                 "matching": {k: v for k, v in found["matching"].items() if k not in ("settings", "environment")},

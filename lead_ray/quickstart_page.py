@@ -48,7 +48,7 @@ def make_table(summary: dict[str, Any]) -> Table:
     caption = (
         f"Synthetic faces of people that no training saw: {matching['pairs']} pairs, {regressed['images']} test "
         "images; seeds change the warps and which images are annotated. Pixels as the papers publish them, those of "
-        "a 70 px face. The read-out is the same in all rows."
+        "a 70 px face. The read-out is the same in all rows. One network of each kind was trained."
     )
     return Table("Does it find the same part in another face?", columns, rows, caption)
 
@@ -64,11 +64,13 @@ def make_page(path: Path, summary: dict[str, Any], runs: dict[str, RunFolder], d
     encoders = {stage: weights.load(folder.path) for stage, folder in runs.items()}
     seconds = sum(summary["seconds"].values())
     hardware = summary["hardware"]
-    start = "random weights" if summary["from_scratch"] else "the encoder that the package carries"
+    start = "random weights"
+    if (carried := summary["start"]) is not None:
+        start = f"the carried encoder ({carried['objective']}, {carried['steps']:,} steps on other synthetic faces)"
     facts = [
         ("images", f"{len(train.ids)} to learn from, {len(test.ids)} to test on"),
         ("stage 1", f"BYOL, {summary['stages']['stage 1']['steps']} steps from {start}"),
-        ("stage 2", f"LEAD, {summary['stages']['stage 2']['steps']} steps"),
+        ("stage 2", f"LEAD, {summary['stages']['stage 2']['steps']} steps; two views of an image, centred teacher"),
         ("time", f"{seconds:.0f} s on {hardware['cores']} cores of {hardware['processor']}"),
     ]
     table, arrows = make_table(summary), _arrows(encoders["stage 2"], test)
