@@ -14,7 +14,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from lead_ray import features, regression, shards
+from lead_ray import features, metrics, regression, shards
 from lead_ray.artefacts import digest, plain, read_json, write_json
 from lead_ray.errors import for_people
 from lead_ray.machine import environment
@@ -50,6 +50,12 @@ class Evaluate:
     """Warped copies of each annotated image to train on in its place (DVE's limited-annotation protocol)."""
     seeds: tuple[int, ...] = (0,)
     """Repeats. Regression: which images are annotated, and the regressor's start; matching: the warps."""
+    eyes: tuple[int, int] | None = None
+    """Points whose distance is 100 %; if not given, 0 1 of 5 landmarks and 36 45 of 68."""
+    readout: Literal["ours", "paper", "paper-limited"] = "ours"
+    """How landmarks are read out. ours: as `regression` says. paper: CL's, its stop on MAFL (120 epochs).
+    paper-limited: CL's for a few images in warped copies (1,000 epochs). Of `regression` these two take the
+    grid, `epochs` if above 0, and paper the `epoch_steps`."""
     regression: RegressionSettings = field(default_factory=RegressionSettings)
     matching: Matching = field(default_factory=Matching)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -61,11 +67,31 @@ class Evaluate:
                 raise ValueError(f"{name} must be >= {least}, got {value}")
         if not self.seeds:
             raise ValueError("seeds must hold at least one number, got none")
+        self.regressor()  # checks that the epochs fit the schedule
 
     @property
     def folder(self) -> Path:
         """Where results and cached features go: the run's folder, or beside the weights."""
         return self.run if self.run.is_dir() else self.run.with_suffix("")
+
+    def regressor(self) -> RegressionSettings:
+        """The settings that `readout` stands for."""
+        given = self.regression
+        if self.readout == "ours":
+            return given
+        if self.readout == "paper":
+            return regression.paper(given.epochs or 120, epoch_steps=given.epoch_steps, grid=given.grid)
+        return regression.paper_limited(given.epochs or 1000, grid=given.grid)
+
+    def eyes_among(self, points: int) -> tuple[int, int]:
+        """The points whose distance is 100 %, of so many.
+
+        Raises: ValueError if they are not given and `points` does not tell.
+        """
+        usual = {5: metrics.EYE_CENTRES, 68: metrics.OUTER_EYE_CORNERS}
+        if self.eyes is None and points not in usual:
+            raise ValueError(f"data={self.data} has {points} landmarks: name two whose distance is 100 % with --eyes")
+        return self.eyes or usual[points]
 
     def encoder(self) -> nn.Module:
         card = weights.read_card(self.run)
@@ -121,19 +147,22 @@ def _test_images(settings: Evaluate) -> shards.Images:
 
 def _matching(settings: Evaluate) -> dict[str, Any]:
     images = _test_images(settings)
+    eyes = settings.eyes_among(images.landmarks.shape[1])
     encoder, device = settings.encoder(), pick_device(settings.device)
     even = len(images.ids) // 2 * 2
     pixels = images.pixels[:even].to(device)
-    points = torch.from_numpy(images.landmarks[:even]).to(device)
-    runs = [
-        match_pairs(pixels, points, encoder, replace(settings.matching, seed=seed)).summary() for seed in settings.seeds
-    ]
+    points, visible = (torch.from_numpy(marks[:even]).to(device) for marks in (images.landmarks, images.visible))
+    runs = []
+    for seed in settings.seeds:
+        how = replace(settings.matching, seed=seed)
+        runs.append(match_pairs(pixels, points, encoder, how, eyes=eyes, visible=visible).summary())
     means = {name: fmean(run[name] for run in runs) for name in runs[0]}
     return {"pairs": even // 2, **means, "errors": [run["cl_diff_error"] for run in runs], "runs": runs}
 
 
 def _regression(settings: Evaluate) -> dict[str, Any]:
     train, test = shards.load(settings.data, settings.train_split), _test_images(settings)
+    eyes = settings.eyes_among(test.landmarks.shape[1])
     encoder, device = settings.encoder(), pick_device(settings.device)
     test_blocks = _cached(settings, encoder, test, settings.test_split, device)
     truth, visible = features.normalised_landmarks(test).to(device), torch.from_numpy(test.visible).to(device)
@@ -155,10 +184,10 @@ def _regression(settings: Evaluate) -> dict[str, Any]:
         else:
             blocks = [b[chosen.to(device)] for b in _cached(settings, encoder, train, settings.train_split, device)]
         points, seen = points.to(device), seen.to(device)
-        fitted = regression.fit(blocks, points, settings.regression, generator, visible=seen)
-        errors.append(regression.evaluate(fitted.predict(test_blocks), truth, visible=visible).mean)
+        fitted = regression.fit(blocks, points, settings.regressor(), generator, visible=seen)
+        errors.append(regression.evaluate(fitted.predict(test_blocks), truth, eyes=eyes, visible=visible).mean)
         mean_face = regression.mean_face(points, len(truth), visible=seen)
-        floors.append(regression.evaluate(mean_face, truth, visible=visible).mean)
+        floors.append(regression.evaluate(mean_face, truth, eyes=eyes, visible=visible).mean)
     return {
         "images": len(test.ids),
         "annotations": settings.annotations or len(train.ids),

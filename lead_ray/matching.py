@@ -9,7 +9,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from lead_ray import geometry, metrics, views
@@ -30,8 +30,6 @@ class Matching:
     """Cells per side of CL's grid; DVE's grid is that of the finest block."""
     normalise: Literal["per-layer", "global", "none"] = "per-layer"
     """What makes similarities of raw features on CL's grid; DVE's are always plain dot products."""
-    eyes: tuple[int, int] = metrics.EYE_CENTRES
-    """Points whose distance in the target image is 100 %."""
     seed: int = 0
     """Of the warps. The first pairs get the same warps however many pairs follow."""
     pairs_per_batch: int = 16
@@ -60,11 +58,13 @@ class Column:
     """Published pixels that this grid alone costs; see match_pairs()."""
     baseline: Float[Tensor, "p k"]
     """Published pixels of the guess that nothing moved: the source's coordinates."""
+    counted: Bool[Tensor, "p k"]
+    """Points that are visible in every image of this column."""
 
     def means(self) -> dict[str, float]:
-        """Means over pairs and points."""
+        """Means over the points that count, of all pairs."""
         names = ("error", "iod_percent", "floor", "baseline")
-        return {name: getattr(self, name).mean().item() for name in names}
+        return {name: getattr(self, name)[self.counted].mean().item() for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,18 +94,23 @@ def match_pairs(
     landmarks: Float[Tensor, "n k 2"],
     features: Callable[[Tensor], Blocks],
     settings: Matching | None = None,
+    *,
+    eyes: tuple[int, int] = metrics.EYE_CENTRES,
+    visible: Bool[Tensor, "n k"] | None = None,
 ) -> Matches:
     """Match landmarks between warped images: pairs A, B are images 0 and 1, 2 and 3, and so on.
 
     The source is A warped twice; "same" is A after the first of the two warps, "diff" is B warped once.
     `features` maps normalised crops [b, 3, s - 2 margin, s - 2 margin] to blocks, finest first.
+    `eyes` are the points whose distance in the target image is 100 %, visible or not.
+    Points count where they are `visible`: under "same" in A, under "diff" in A and B; None: all count.
 
     The floor is what a perfect matcher would score. It starts from the cell nearest to the source point and
     ends on the cell nearest to where that start belongs: under "same" as the second warp has it; under
     "diff", where only landmarks truly correspond, as far from the landmark as it started.
 
-    Raises: ValueError if the images are not an even number or not as many as the landmarks, or if an image
-      has no inter-ocular distance.
+    Raises: ValueError if the images are not an even number or not as many as the landmarks, if an image has
+      no inter-ocular distance, or if no point is visible in both images of a pair.
     Source: DVE, test_matching.py; CL, train_feature_projector.py (validate); LEAD, table 1.
     """
     settings = settings or Matching()
@@ -114,7 +119,11 @@ def match_pairs(
         raise ValueError(f"images must be an even number, at least 2, to form pairs, got {count}")
     if len(landmarks) != count:
         raise ValueError(f"landmarks must be those of the {count} images, got {len(landmarks)}")
-    metrics.inter_ocular_distance(landmarks, eyes=settings.eyes)  # here an error can still name the image
+    metrics.inter_ocular_distance(landmarks, eyes=eyes)  # here an error can still name the image
+    if visible is None:
+        visible = torch.ones(landmarks.shape[:2], dtype=torch.bool, device=landmarks.device)
+    if not (visible[0::2] & visible[1::2]).any():
+        raise ValueError("no point is visible in both images of any pair: there is nothing to measure")
     generator = torch.Generator().manual_seed(settings.seed)
     # One draw per pair, in float64: neither the batch size nor the number of pairs changes a warp.
     draws = [geometry.draw_warps(3, generator=generator, dtype=torch.float64) for _ in range(count // 2)]
@@ -122,10 +131,11 @@ def match_pairs(
     batches = zip(
         images.split(2 * settings.pairs_per_batch),
         landmarks.split(2 * settings.pairs_per_batch),
+        visible.split(2 * settings.pairs_per_batch),
         weights.split(settings.pairs_per_batch),
         strict=True,
     )
-    return _concatenate([_match_batch(*batch, features, settings) for batch in batches])
+    return _concatenate([_match_batch(*batch, features, settings, eyes) for batch in batches])
 
 
 def _pair_weights(draws: geometry.WarpDraws, warper: geometry.Warper) -> Tensor:
@@ -137,9 +147,11 @@ def _pair_weights(draws: geometry.WarpDraws, warper: geometry.Warper) -> Tensor:
 def _match_batch(
     images: Tensor,
     landmarks: Tensor,
+    visible: Tensor,
     weights: Tensor,
     features: Callable[[Tensor], Blocks],
     settings: Matching,
+    eyes: tuple[int, int],
 ) -> Matches:
     side, margin = images.shape[3], settings.margin
     grids = geometry.warp_grids(weights.flatten(0, 1), height=side, width=side)
@@ -166,12 +178,12 @@ def _match_batch(
     def columns(grid: Grid, predict: Callable[[Blocks, Blocks, Tensor], Tensor]) -> list[Column]:
         start = grid.nearest(source)
         searches = (
-            (same_blocks, same, undo_second(start)),
-            (diff_blocks, diff, diff + start - source),
+            (same_blocks, same, undo_second(start), visible[0::2]),
+            (diff_blocks, diff, diff + start - source, visible[0::2] & visible[1::2]),
         )
         return [
-            _column(predict(source_blocks, searched, source), target, source, grid.nearest(exact), grid, settings)
-            for searched, target, exact in searches
+            _column(predict(source_blocks, searched, source), target, source, grid.nearest(exact), counted, grid, eyes)
+            for searched, target, exact, counted in searches
         ]
 
     crop = side - 2 * margin
@@ -193,7 +205,13 @@ def _match_batch(
 
 
 def _column(
-    predicted: Tensor, target: Tensor, source: Tensor, oracle: Tensor, grid: Grid, settings: Matching
+    predicted: Tensor,
+    target: Tensor,
+    source: Tensor,
+    oracle: Tensor,
+    counted: Tensor,
+    grid: Grid,
+    eyes: tuple[int, int],
 ) -> Column:
     def published(points: Tensor) -> Tensor:
         return grid.published_scale * metrics.pixel_errors(points, target)
@@ -201,9 +219,10 @@ def _column(
     return Column(
         predicted=predicted,
         error=published(predicted),
-        iod_percent=metrics.inter_ocular_errors(predicted, target, eyes=settings.eyes),
+        iod_percent=metrics.inter_ocular_errors(predicted, target, eyes=eyes),
         floor=published(oracle),
         baseline=published(source),
+        counted=counted,
     )
 
 

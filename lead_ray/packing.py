@@ -79,12 +79,13 @@ def read_note(path: Path) -> tuple[str, list[dict], int] | None:
 def make_shard(item: dict, packing: Packing) -> dict:
     """Do one plan, or recognise that it is done; returns {file, rows, sha256, quarantined, error}, all small.
 
+    A finished shard that misses images is made again: they may have been mended since.
     An OSError of the disk comes back as `error`: raised in another process, it would arrive wrapped.
     """
     path, rows, bad = packing.out / item["file"], [], []
     note = read_note(path)
-    if note is not None and note[0] == item["digest"]:
-        done = {"rows": note[2], "sha256": shards.file_sha256(path), "quarantined": note[1], "error": ""}
+    if note is not None and note[0] == item["digest"] and not note[1]:
+        done = {"rows": note[2], "sha256": shards.file_sha256(path), "quarantined": [], "error": ""}
         return {"file": item["file"]} | done
     for line in item["records"].splitlines():
         record = Record.from_json(line, packing.raw)
@@ -100,8 +101,12 @@ def make_shard(item: dict, packing: Packing) -> dict:
 
 
 def describe(reader: Reader, packing: Packing) -> dict:
-    """The fields of the manifest that say how it was made; equal for two runs that make the same files."""
-    options = {f.name: getattr(reader, f.name) for f in dataclasses.fields(reader) if f.name != "raw"}
+    """The fields of the manifest that say how it was made; equal for two runs that make the same files.
+
+    A reader's field with metadata={"matters": False} changes no file and is left out.
+    """
+    kept = [f.name for f in dataclasses.fields(reader) if f.name != "raw" and f.metadata.get("matters", True)]
+    options = {name: getattr(reader, name) for name in kept}
     crop = packing.crop
     words = ["lead-ray", "prepare", reader.name, "--raw", str(reader.raw)]
     defaults = {f.name: f.default for f in dataclasses.fields(reader)} | {"encoding": "jpeg", "size": 136}

@@ -18,7 +18,7 @@ from lead_ray.matching import Matching
 from lead_ray.models import weights
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.prepare import prepare
-from lead_ray.regression import RegressionSettings
+from lead_ray.regression import RegressionSettings, paper, paper_limited
 
 TRAIN, TEST = 16, 8
 REGRESSION = RegressionSettings(grid=24, points=8)
@@ -46,6 +46,18 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     save_trunk(folder / "encoder.safetensors", seed=10)
     return folder
+
+
+@pytest.fixture(scope="module")
+def two_points(tmp_path_factory) -> Path:
+    """Photographs with two landmarks, the second of the last photograph hidden."""
+    root = tmp_path_factory.mktemp("two")
+    names = [f"{seed}.png" for seed in range(8)]
+    for seed, name in enumerate(names):
+        layouts.picture(root / "raw" / name, 60, 80, seed=seed)
+    marks = layouts.coco(root / "marks.json", names, keypoints=[20.0, 30.0, 2, 0.0, 0.0, 0])
+    prepare(Folder(raw=root / "raw", landmarks=marks), root / "out", workers=0, progress=False)
+    return root / "out"
 
 
 @pytest.fixture
@@ -106,6 +118,22 @@ class TestMatching:
     def test_an_odd_image_is_left_out(self, matching):
         assert evaluate(matching(limit=5))["cl_diff_error"] == evaluate(matching(limit=4))["cl_diff_error"]
 
+    def test_only_what_is_visible_counts(self, matching, two_points, monkeypatch):
+        seen = []
+
+        def match_pairs(*arguments, **options):
+            seen.append((options, original(*arguments, **options)))
+            return seen[0][1]
+
+        original = evaluation.match_pairs
+        monkeypatch.setattr(evaluation, "match_pairs", match_pairs)
+        found = evaluate(matching(data=two_points, test_split="train", eyes=(0, 1), limit=None))
+        ((options, matches),) = seen
+        shown = shards.load(two_points, "train").visible
+        assert options["eyes"] == (0, 1) and options["visible"].tolist() == shown.tolist() and not shown.all()
+        assert matches.cl_diff.counted.sum() == (shown[0::2] & shown[1::2]).sum()
+        assert found["cl_diff_error"] == pytest.approx(matches.cl_diff.error[matches.cl_diff.counted].mean().item())
+
     def test_command_line(self, run, data, capsys):
         evaluation.main([str(run), "--task", "matching", "--data", str(data), "--limit", "2", "--matching.grid", "24"])
         assert "cl_diff_error" in capsys.readouterr().out
@@ -159,14 +187,7 @@ class TestRegression:
         assert 0 < found["error"] < 100 and found["annotations"] == 3
         assert found["error"] != evaluate(regression(annotations=3))["error"]
 
-    def test_what_is_not_visible_stays_so_in_the_copies(self, regression, tmp_path, monkeypatch):
-        names = [f"{seed}.png" for seed in range(8)]
-        for seed, name in enumerate(names):
-            layouts.picture(tmp_path / "raw" / name, 60, 80, seed=seed)
-        hidden = [20.0, 30.0, 2, 0.0, 0.0, 0]
-        marks = layouts.coco(tmp_path / "marks.json", names, keypoints=hidden)
-        reader = Folder(raw=tmp_path / "raw", landmarks=marks)
-        prepare(reader, tmp_path / "out", workers=0, progress=False)
+    def test_what_is_not_visible_stays_so_in_the_copies(self, regression, two_points, monkeypatch):
         seen = []
 
         def fit(blocks, points, *arguments, visible):
@@ -175,11 +196,56 @@ class TestRegression:
 
         original = evaluation.regression.fit
         monkeypatch.setattr(evaluation.regression, "fit", fit)
-        evaluate(regression(data=tmp_path / "out", test_split="train", limit=7, annotations=8, copies=2))
+        evaluate(regression(data=two_points, test_split="train", eyes=(0, 1), limit=7, annotations=8, copies=2))
         ((count, visible),) = seen
         assert count == 16 and visible.count([True, False]) == 2
         first = visible.index([True, False])
         assert visible[first + 1] == [True, False], "copies of an image follow each other"
+
+    @pytest.mark.parametrize(
+        ("readout", "given", "expected"),
+        [
+            ("ours", REGRESSION, REGRESSION),
+            ("paper", REGRESSION, paper(120, grid=24)),
+            ("paper", RegressionSettings(epochs=45, epoch_steps=317), paper(45, epoch_steps=317)),
+            ("paper-limited", REGRESSION, paper_limited(grid=24)),
+            ("paper-limited", RegressionSettings(epochs=50), paper_limited(50)),
+        ],
+    )
+    def test_the_readout_reaches_the_fit(self, regression, monkeypatch, readout, given, expected):
+        seen = []
+
+        def fit(blocks, points, settings, *arguments, **options):
+            seen.append(settings)
+            return original(blocks, points, REGRESSION, *arguments, **options)
+
+        original = evaluation.regression.fit
+        monkeypatch.setattr(evaluation.regression, "fit", fit)
+        evaluate(regression(readout=readout, regression=given, seeds=(11,)))
+        assert seen == [expected]
+
+
+class TestEyes:
+    def test_the_usual_points(self, regression):
+        settings = regression()
+        assert (settings.eyes_among(5), settings.eyes_among(68)) == ((0, 1), (36, 45))
+        assert regression(eyes=(2, 3)).eyes_among(5) == (2, 3)
+
+    def test_both_tasks_divide_by_their_distance(self, regression, matching, data):
+        test = shards.load(data, "test").landmarks
+        mean_face = shards.load(data, "train").landmarks.astype(np.float64).mean(axis=0)
+        distance = np.linalg.norm(test - mean_face, axis=-1)
+        mouth = np.linalg.norm(test[:, 3] - test[:, 4], axis=-1)
+        found = evaluate(regression(eyes=(3, 4)))
+        assert found["mean_face"] == pytest.approx(100 * (distance / mouth[:, None]).mean(), rel=1e-4)
+        by_eyes, by_mouth = evaluate(matching()), evaluate(matching(eyes=(3, 4)))
+        assert by_eyes["cl_diff_error"] == by_mouth["cl_diff_error"]
+        assert by_eyes["cl_diff_iod_percent"] != by_mouth["cl_diff_iod_percent"]
+
+    def test_other_numbers_of_landmarks_need_them(self, regression, matching, two_points):
+        for settings in (regression, matching):
+            with pytest.raises(ValueError, match=r"has 2 landmarks: .* with --eyes"):
+                evaluate(settings(data=two_points, test_split="train"))
 
 
 class TestWeights:
@@ -214,6 +280,10 @@ class TestErrors:
     def test_settings_out_of_range(self, matching, field, value, message):
         with pytest.raises(ValueError, match=message):
             matching(**{field: value})
+
+    def test_epochs_beyond_the_papers_schedule(self, regression):
+        with pytest.raises(ValueError, match="schedule_epochs must be >= epochs=300, got 200"):
+            regression(readout="paper", regression=RegressionSettings(epochs=300))
 
     def test_more_annotations_than_images(self, regression):
         with pytest.raises(ValueError, match=r"annotations must be in 1..16, the number of training images, got 17"):

@@ -159,7 +159,7 @@ class TestPairs:
         assert floors == pytest.approx({2: 0.89, 4: 1.58}, abs=0.12)
 
     def test_errors_are_measured_at_the_warped_target(self):
-        found = match_pairs(ramps(4), annotated(4), blurred_colours, Matching(eyes=(2, 4)))
+        found = match_pairs(ramps(4), annotated(4), blurred_colours, eyes=(2, 4))
         for column, scale, target in (
             (found.cl_same, 69 / 95, found.same),
             (found.cl_diff, 69 / 95, found.diff),
@@ -174,6 +174,27 @@ class TestPairs:
         summary = found.summary()
         assert len(summary) == 16
         assert summary["dve_diff_iod_percent"] == pytest.approx(found.dve_diff.iod_percent.mean().item())
+
+    def test_hidden_points_count_nowhere(self):
+        """Two pairs: A and B of the first hide different points, A of the second hides all."""
+        landmarks, visible = annotated(4).round(), torch.ones(4, 5, dtype=torch.bool)
+        visible[0, 0], visible[1, 1], visible[2] = False, False, False
+        landmarks[0, 0], landmarks[1, 1] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        images, settings = ramps(4), Matching(warper=STILL, pairs_per_batch=1)
+        found = match_pairs(images, landmarks, lambda crops: [crops], settings, visible=visible)
+        assert found.cl_same.counted.tolist() == [[False, True, True, True, True], [False] * 5]
+        assert found.cl_diff.counted.tolist() == [[False, False, True, True, True], [False] * 5]
+        moved = [(landmarks[0, point] - landmarks[1, point]).norm().item() for point in (2, 3, 4)]
+        eyes = (landmarks[1, 0] - landmarks[1, 1]).norm().item()
+        summary = found.summary()
+        assert summary["cl_diff_baseline"] == pytest.approx(sum(moved) / 3 * 69 / 95)
+        assert summary["cl_diff_iod_percent"] == pytest.approx(
+            (found.cl_diff.predicted[0] - found.diff[0])[2:].norm(dim=-1).mean().item() / eyes * 100
+        )
+        assert summary["cl_same_error"] == pytest.approx(found.cl_same.error[0, 1:].mean().item())
+        every = match_pairs(images, landmarks, lambda crops: [crops], settings)
+        assert every.cl_diff.counted.all()
+        assert every.summary()["cl_diff_error"] == pytest.approx(every.cl_diff.error.mean().item())
 
 
 class TestErrors:
@@ -195,6 +216,11 @@ class TestErrors:
     def test_landmarks_of_other_images(self, unchecked):
         with pytest.raises(ValueError, match="landmarks must be those of the 4 images, got 3"):
             match_pairs(ramps(4), annotated(3), blurred_colours)
+
+    def test_no_point_is_visible_twice(self):
+        visible = torch.tensor([[True] * 5, [False] * 5])
+        with pytest.raises(ValueError, match="no point is visible in both images of any pair"):
+            match_pairs(ramps(2), annotated(2), blurred_colours, visible=visible)
 
     def test_eyes_that_coincide_name_the_image(self):
         landmarks = annotated(40)

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ from lead_ray.data.celeba import CelebA, Mafl
 from lead_ray.data.folder import Folder
 from lead_ray.data.mtfl import Mtfl
 from lead_ray.data.rows import Crop, Record
+from lead_ray.data.synthetic import Synthetic
 from lead_ray.prepare import main, prepare
 
 
@@ -192,7 +193,7 @@ def test_bad_images_are_set_aside_counted_and_said(raw, tmp_path, here, capsys):
     said = capsys.readouterr().out
     assert "3 images set aside" in said and "000006.jpg is listed but the file is missing" in said
     (tmp_path / "out/manifest.json").unlink()
-    assert here(CelebA(raw=raw), tmp_path / "out") == manifest  # resumed shards remember their bad images
+    assert here(CelebA(raw=raw), tmp_path / "out") == manifest  # what was not mended is set aside again
 
 
 def test_too_many_bad_images_stop_the_run(raw, tmp_path, here):
@@ -205,6 +206,37 @@ def test_too_many_bad_images_stop_the_run(raw, tmp_path, here):
     with pytest.raises(ValueError, match="no image of split 'train' can be used"):
         (raw / "Img/img_align_celeba/000007.jpg").unlink()
         here(Mafl(raw=raw), tmp_path / "mafl")
+
+
+def test_mending_the_images_and_the_same_command_bring_them_in(raw, tmp_path, here):
+    here(CelebA(raw=raw), tmp_path / "whole")
+    out, pictures = tmp_path / "out", raw / "Img/img_align_celeba"
+    for number in (1, 6):
+        (pictures / f"{number:06d}.jpg").rename(tmp_path / f"{number:06d}.jpg")
+    with pytest.raises(ValueError, match="Mend or remove them and run the same command again"):
+        here(CelebA(raw=raw), out, max_bad=1)
+    assert list(out.glob("train/*"))
+    for number in (1, 6):
+        (tmp_path / f"{number:06d}.jpg").rename(pictures / f"{number:06d}.jpg")
+    assert here(CelebA(raw=raw), out, max_bad=1).quarantined == ()
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_a_complete_folder_stays_as_it_is_when_images_are_mended(raw, tmp_path, here):
+    picture = raw / "Img/img_align_celeba/000001.jpg"
+    picture.rename(tmp_path / "aside.jpg")
+    manifest = here(CelebA(raw=raw), tmp_path / "out")
+    (tmp_path / "aside.jpg").rename(picture)
+    assert here(CelebA(raw=raw), tmp_path / "out") == manifest and len(manifest.quarantined) == 1
+
+
+def test_how_many_processes_draw_does_not_tell_data_apart(tmp_path, here):
+    faces = Synthetic(raw=tmp_path / "raw", images=10, identities=5)
+    manifest = here(faces, tmp_path / "out")
+    assert here(replace(faces, draw_workers=2), tmp_path / "out") == manifest
+    packed = packing.Packing(raw=faces.raw, out=tmp_path / "out", crop=faces.crop, encoding="jpeg")
+    assert packing.describe(replace(faces, draw_workers=2), packed) == packing.describe(faces, packed)
+    assert "draw_workers" not in manifest.settings and manifest.settings["images"] == 10
 
 
 @dataclass(frozen=True, kw_only=True)

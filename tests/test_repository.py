@@ -38,6 +38,13 @@ def test_readmes_quickstart_table_is_the_measured_one():
         assert row in README, "README.md is behind studies/results/quickstart.json"
 
 
+def test_readmes_tables_are_the_kept_ones():
+    for name in ("quickstart", "house"):
+        rows = [line for line in (RESULTS / f"{name}.md").read_text().splitlines() if line.startswith("|")]
+        assert len(rows) > 5
+        assert "\n".join(rows) in README, f"README.md is behind studies/results/{name}.md"
+
+
 def test_top_level_is_the_plan():
     names = {path.relative_to(ROOT).parts[0] for path in tracked()}
     visible = {name for name in names if not name.startswith(".")}

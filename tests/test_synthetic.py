@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import os
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -185,6 +187,25 @@ def test_interrupted_set_is_drawn_again(tmp_path):
     synthetic.write(tmp_path, **sizes)
     assert len(list(folder.iterdir())) == 4
     assert json.loads((tmp_path / "synthetic.json").read_text())["images"] == 4
+
+
+def test_processes_draw_the_same_set(layout, tmp_path):
+    synthetic.write(tmp_path, **SIZES, workers=2)
+    files = [path.relative_to(layout) for path in layout.rglob("*") if path.is_file()]
+    assert len(files) == SIZES["images"] + 8
+    assert all((tmp_path / file).read_bytes() == (layout / file).read_bytes() for file in files)
+
+
+def die(task, *, folder, seed):
+    """In place of _store: a drawing process that is killed."""
+    os._exit(1)
+
+
+def test_a_process_that_dies_stops_the_drawing(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "_store", die)
+    with pytest.raises(BrokenProcessPool):
+        synthetic.write(tmp_path, **SIZES, workers=2)
+    assert not (tmp_path / "synthetic.json").exists()
 
 
 def test_a_real_data_set_is_never_overwritten(tmp_path):

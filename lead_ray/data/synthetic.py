@@ -7,7 +7,8 @@ first runs, studies of what a part-aware network must cope with.
 import json
 import multiprocessing
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -39,7 +40,7 @@ class Synthetic:
     seed: int = 0
     test_share: float = 0.2
     """Share of the identities that are kept for testing."""
-    draw_workers: int = 1
+    draw_workers: int = field(default=1, metadata={"matters": False})
     """Processes that draw."""
 
     @property
@@ -111,7 +112,8 @@ def write(
     same settings does nothing, an interrupted folder is drawn again. Images read back as `render`'s pixels.
     Identities (1-based) are dealt to the partitions whole; images to identities in turn.
     Lists: as CelebA's, coordinates with two decimals; list_landmarks_68.txt adds 68 visibilities (0 | 1).
-    Raises: ValueError for impossible sizes; FileExistsError if root holds anything else.
+    Raises: ValueError for impossible sizes; FileExistsError if root holds anything else; BrokenProcessPool
+      if a drawing process dies.
     """
     for name, value in (("images", images), ("identities", identities), ("workers", workers)):
         if value < 1:
@@ -151,8 +153,9 @@ def write(
     if workers == 1:
         faces = [store(task) for task in tasks]
     else:
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            faces = pool.map(store, tasks, chunksize=32)
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=spawn) as pool:  # unlike Pool, it notices when a child dies
+            faces = list(pool.map(store, tasks, chunksize=32))
     _write_lists(root, names, faces, partition, training[:mafl_train], testing[:mafl_test])
     unfinished.write_text(json.dumps(settings, indent=1))
     unfinished.rename(root / "synthetic.json")
