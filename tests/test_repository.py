@@ -34,6 +34,7 @@ def test_readmes_quickstart_table_is_the_measured_one():
     table = make_table(summary).markdown()
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 2 + len(summary["systems"]) + 1
+    assert f"{sum(summary['seconds'].values()):.0f} s in all" in README
     for row in rows:
         assert row in README, "README.md is behind studies/results/quickstart.json"
 
