@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,11 @@ import torch
 from safetensors import SafetensorError
 
 from lead_ray.machine import environment
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 KEPT_CHECKPOINTS = 2
 
@@ -43,7 +49,10 @@ def digest(settings: dict) -> str:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary neighbour to write to; it takes `path`'s place on success and is gone on failure."""
+    """A temporary neighbour to write to; it takes `path`'s place on success and is gone on failure.
+
+    Raises: OSError when it cannot be written, whatever the writer calls that.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -55,8 +64,11 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors report disks in their own way
-        error.add_note(f"while writing {path}: what was finished before is untouched; free space, run again")
-        raise
+        if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+            raise  # the accelerator's, not the disk's
+        raise OSError(
+            f"{error}; while writing {path}: what was finished before is untouched; free space, run again"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -97,6 +109,20 @@ class RunFolder:
         if folder.result is None:  # a finished run keeps the environment that it was made in
             write_json(folder.path / "env.json", environment())
         return folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training this run; the lock goes with this process, however it ends.
+
+        Raises: ValueError if another process holds it.
+        """
+        with (self.path / ".lock").open("a") as lock:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise ValueError(f"another process is training {self.path}") from error
+            yield
 
     @property
     def result(self) -> dict | None:
@@ -142,14 +168,18 @@ class RunFolder:
     def latest_checkpoint(self, device: torch.device) -> dict | None:
         """The state of the newest readable checkpoint, or None.
 
-        A damaged file is passed over for the one before it; it is named in the message if none is left.
+        A damaged file is passed over for the one before it, and named: on stderr, or in the error if none is left.
         """
         damaged = []
         for path in reversed(self._checkpoints()):
             try:
-                return torch.load(path, map_location=device, weights_only=True)
+                state = torch.load(path, map_location=device, weights_only=True)
             except Exception as error:  # damage shows as almost any of them, pickle's and KeyError included
                 damaged.append(f"{path.name} ({type(error).__name__})")
+                continue
+            if damaged:
+                print(f"{self.path}: going on from {path.name}; cannot read {', '.join(damaged)}", file=sys.stderr)
+            return state
         if damaged:
             raise ValueError(
                 f"no checkpoint in {self.path / 'checkpoints'} can be read: {'; '.join(damaged)}. "

@@ -12,9 +12,12 @@ class WorkerError(RuntimeError):
 @contextmanager
 def for_people(command: str) -> Iterator[None]:
     """One line on stderr and exit code 1 where the message says all that there is to say: wrong settings or data, a
-    disk that is full, a loss that is not finite. Anything else is a fault of ours and keeps its traceback."""
+    disk that is full, a loss that is not finite; exit code 130 for Ctrl-C. Anything else is a fault of ours and keeps
+    its traceback."""
     try:
         yield
     except (ValueError, OSError, FloatingPointError, WorkerError) as error:
-        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
-        sys.exit(f"lead-ray {command}: {error}{notes}")
+        sys.exit(f"lead-ray {command}: {error}")
+    except KeyboardInterrupt:
+        print(f"lead-ray {command}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

@@ -43,19 +43,25 @@ def connect(num_cpus: int | None = None) -> None:
         ray.init(address="local", num_cpus=num_cpus, **quiet)
 
 
+def of_worker(manifest: shards.Manifest, split: str, *, rank: int, workers: int, lanes: int) -> list[shards.Shard]:
+    """The files of one worker's lanes, lane after lane."""
+    files = shards.select(manifest, split)
+    return [shard for lane in range(rank, lanes, workers) for shard in files[lane::lanes]]
+
+
 def shards_by_worker(folder: Path, split: str, *, workers: int, lanes: int) -> dict[str, "ray.data.Dataset"]:
     """A lazy data set for each worker: the files of its lanes, lane after lane, decoded where Ray has a core free."""
     import ray
 
     manifest = shards.read_manifest(folder)
-    by_lane: list[list[str]] = [[] for _ in range(lanes)]
-    for ordinal, shard in enumerate(shards.select(manifest, split)):
-        by_lane[ordinal % lanes].append(str(Path(folder).absolute() / shard.file))
     decode = functools.partial(_decode, size=manifest.size)
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     return {
         f"worker-{rank}": ray.data.read_parquet(
-            [file for lane in range(rank, lanes, workers) for file in by_lane[lane]],
+            [
+                str(Path(folder).absolute() / shard.file)
+                for shard in of_worker(manifest, split, rank=rank, workers=workers, lanes=lanes)
+            ],
             columns=["image"],
             partitioning=None,
         ).map_batches(decode, batch_format="pyarrow", zero_copy_batch=True)

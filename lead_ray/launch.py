@@ -3,15 +3,16 @@
 import dataclasses
 import math
 import os
+import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lead_ray import ingest
+from lead_ray import ingest, shards
 from lead_ray.artefacts import RunFolder
 from lead_ray.errors import WorkerError
 from lead_ray.machine import cores
@@ -19,6 +20,7 @@ from lead_ray.progress import Phase, phase
 from lead_ray.stage import Stage, Worker, load_resident, pick_device, work
 
 RESTARTS = 3  # of all workers together, after one has died; each goes on from the last checkpoint
+WAITS = 30  # of a minute each, Ray's own, for a cluster that must grow before the workers find room
 LEAST_CPU = 0.1
 FAILURE = "error.txt"  # what a worker says that fails for a reason which trying again cannot mend
 
@@ -34,7 +36,9 @@ def run(stage: Stage, *, title: str | None = None) -> RunFolder:
     if folder.result is not None:
         print(f"{title}: finished before, {folder.path}")
         return folder
-    with phase(title, steps) as shown:
+    with folder.locked(), phase(title, steps) as shown:
+        if folder.result is not None:
+            return folder  # by another process, since we looked
         if stage.workers:
             with _followed(folder, shown):
                 _on_ray(stage, folder)
@@ -78,7 +82,7 @@ def _on_ray(stage: Stage, folder: RunFolder) -> None:
 
     ingest.connect()
     resources = ray.cluster_resources()
-    use_gpu = stage.device == "cuda" or (stage.device == "auto" and resources.get("GPU", 0) > 0)
+    use_gpu = wants_gpus(stage.device, stage.workers, resources)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"stage": stage, "folder": folder},
@@ -91,18 +95,59 @@ def _on_ray(stage: Stage, folder: RunFolder) -> None:
         # Lanes are sharded already: each worker reads the data set that bears its rank.
         dataset_config=DataConfig(datasets_to_split=[]),
         run_config=RunConfig(
-            name="ray", storage_path=str(folder.path), failure_config=FailureConfig(max_failures=RESTARTS)
+            name="ray",
+            storage_path=str(folder.path),
+            failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=WAITS),
         ),
     )
-    failure = folder.path / FAILURE
+    follow_up(trainer.fit, folder.path / FAILURE)
+
+
+def follow_up(fit: Callable[[], Any], failure: Path) -> None:
+    """Call a trainer's fit(), whose workers write to `failure` what trying again cannot mend, and say what came of it.
+
+    Raises: WorkerError with what they wrote; Ray's TrainingFailedError when they died; KeyboardInterrupt.
+    """
+    from ray.train import TrainingFailedError
+
     failure.unlink(missing_ok=True)
-    trainer.fit()
+    try:
+        with _interruptible():
+            fit()
+    except TrainingFailedError as error:
+        if not failure.exists():
+            raise
+        raise WorkerError(_said(failure)) from error
     if failure.exists():
-        raise WorkerError(failure.read_text().strip())
+        raise WorkerError(_said(failure))
+
+
+def _said(failure: Path) -> str:
+    """The last line: an error that went through Ray begins with its traceback."""
+    lines = failure.read_text().strip().splitlines()
+    return lines[-1].strip() if lines else f"a worker could not write to {failure} why it failed: free space, run again"
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as Python has it: Ray's fit() takes SIGINT over, exits with code 0 on it and never gives it back."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stopped:
+        raise KeyboardInterrupt from stopped
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+
+
+def wants_gpus(device: str, workers: int, cluster: dict[str, float]) -> bool:
+    """auto: GPUs if there is one for each worker."""
+    return device == "cuda" or (device == "auto" and cluster.get("GPU", 0) >= workers)
 
 
 def worker_resources(cluster: dict[str, float], workers: int, use_gpu: bool) -> dict[str, float]:
-    """What each worker asks for: a GPU where there are any, and its share of the cores; one is left to Ray Data.
+    """What each worker asks for: a GPU if wanted, and its share of the cores; one is left to Ray Data.
 
     A task of Ray Data takes a whole core: were less left, it would wait for ever, and the workers for it.
 
@@ -110,13 +155,20 @@ def worker_resources(cluster: dict[str, float], workers: int, use_gpu: bool) -> 
     """
     grows = bool(os.environ.get("RAY_ADDRESS"))  # a cluster joined by address may have an autoscaler
     cpus, gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
-    if use_gpu and gpus < workers and not grows:
-        remedy = f"--workers {gpus:.0f}" if gpus else "--device cpu"
-        raise ValueError(f"workers={workers} need a GPU each, the cluster has {gpus:.0f}: use {remedy}")
     if use_gpu:
+        if gpus < workers and grows:
+            print(f"the cluster has {gpus:.0f} GPUs, the run needs {workers}; waiting for it to grow", flush=True)
+        elif gpus < workers:
+            remedy = f"--workers {gpus:.0f}" if gpus else "--device cpu"
+            raise ValueError(f"workers={workers} need a GPU each, the cluster has {gpus:.0f}: use {remedy}")
         return {"CPU": 1.0 if cpus > workers else LEAST_CPU, "GPU": 1.0}
     share = min((cpus - 1) / workers, max(1, (cpus - 1) // workers))
-    if share < LEAST_CPU and not grows:
+    if share < LEAST_CPU and grows:
+        print(
+            f"the cluster has {cpus:g} CPUs, the run needs {1 + workers * LEAST_CPU:g}; waiting for it to grow",
+            flush=True,
+        )
+    elif share < LEAST_CPU:
         raise ValueError(
             f"workers={workers} need {LEAST_CPU} CPUs each and Ray Data one, the cluster has {cpus:g}: "
             "use --workers 0 for this process alone"
@@ -128,15 +180,19 @@ def _worker(config: dict[str, Any]) -> None:
     """One Ray Train worker: read its lanes, train, report.
 
     Ray starts all workers again after any error. That mends a lost process, but not wrong settings or a loss that
-    is not finite: the worker that meets such an error writes it down, and those started again return at once.
+    is not finite or a full disk: the worker that meets such an error writes it down, and those started again return
+    at once.
     """
     failure = config["folder"].path / FAILURE
     if failure.exists() or config["folder"].result is not None:
         return
     try:
         _train(config["stage"], config["folder"])
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        failure.write_text(f"{error}\n")
+    except (ConnectionError, TimeoutError):  # OSErrors too, but what a worker meets whose neighbour died
+        raise
+    except (ValueError, OSError, FloatingPointError) as error:
+        with suppress(OSError):  # on a full disk the file stays empty
+            failure.write_text(f"{error}\n")
         raise
 
 
@@ -156,6 +212,9 @@ def _train(stage: Stage, folder: RunFolder) -> None:
             module, parallel_strategy_kwargs={"broadcast_buffers": False, "gradient_as_bucket_view": True}
         ),
     )
+    manifest = shards.read_manifest(stage.data)
+    for shard in ingest.of_worker(manifest, stage.split, rank=worker.rank, workers=worker.world, lanes=stage.lanes):
+        shards.verify(stage.data, shard, command=manifest.command)
     sizes = stage.sampling().lane_sizes
     pixels = ingest.resident(
         ray.train.get_dataset_shard(f"worker-{worker.rank}"),

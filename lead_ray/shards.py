@@ -12,8 +12,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -84,9 +85,11 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """What tells prepared data apart: the images and their annotations, and how they were cropped and stored."""
+        """What tells prepared data apart: the images and their annotations, how they were cropped and stored, and what
+        came out of it."""
         made = {"source": self.source_checksum, "size": self.size, "protocol": self.protocol}
-        text = json.dumps(made | {"dataset": self.dataset, "settings": self.settings}, sort_keys=True)
+        files = {name: [shard.sha256 for shard in split.shards] for name, split in self.splits.items()}
+        text = json.dumps(made | {"dataset": self.dataset, "settings": self.settings, "files": files}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
@@ -176,20 +179,37 @@ def select(manifest: Manifest, split: str, lanes: Sequence[int] | None = None) -
     return [shard for ordinal, shard in enumerate(manifest.splits[split].shards) if ordinal % LANES in lanes]
 
 
+@contextmanager
+def _mending(folder: Path, shard: Shard, command: str) -> Iterator[Path]:
+    """The shard's path; what goes wrong with it becomes a ValueError that names it and the command that mends it."""
+    path = Path(folder) / shard.file
+    try:
+        yield path
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Mend it by: {command} --out {folder}") from error
+
+
+def verify(folder: Path, shard: Shard, *, command: str) -> None:
+    """Read the whole file and compare.
+
+    Raises: ValueError naming the file and the command that mends it: it is missing, cut short or altered.
+    """
+    with _mending(folder, shard, command) as path:
+        if file_sha256(path) != shard.sha256:
+            raise ValueError("its sha256 is not the manifest's")
+
+
 def read_shard(folder: Path, shard: Shard, *, command: str, checksum: bool = True) -> pa.Table:
     """The rows of one shard, still encoded.
 
     Raises: ValueError naming the file and the command that mends it: it is missing, cut short or altered.
     """
-    path = Path(folder) / shard.file
-    try:
-        if checksum and file_sha256(path) != shard.sha256:
-            raise ValueError("its sha256 is not the manifest's")
+    if checksum:
+        verify(folder, shard, command=command)
+    with _mending(folder, shard, command) as path:
         table = pq.read_table(path, schema=SCHEMA, partitioning=None)
         if table.num_rows != shard.rows:
             raise ValueError(f"{table.num_rows} rows, the manifest says {shard.rows}")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Mend it by: {command} --out {folder}") from error
     return table
 
 

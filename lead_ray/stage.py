@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
+import torch.distributed as dist
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
@@ -152,6 +153,24 @@ def view_pairs(
         )
 
 
+def check_agreement(first_step: int, worker: Worker) -> None:
+    """Each worker reads the last checkpoint by itself: make sure that all read the same.
+
+    Raises: ValueError naming the steps if they differ.
+    """
+    if worker.world == 1:
+        return
+    mine = torch.tensor(first_step, device=worker.device)
+    all_workers = [torch.empty_like(mine) for _ in range(worker.world)]
+    dist.all_gather(all_workers, mine)
+    steps = [int(step) for step in all_workers]
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"the workers would go on from different steps, {steps}: let all machines share the run's folder, "
+            "or delete its newest checkpoint"
+        )
+
+
 def work(
     stage: Stage, folder: RunFolder, pixels: UInt8[Tensor, "n 3 h w"], worker: Worker
 ) -> Iterator[dict[str, int | float]]:
@@ -178,6 +197,7 @@ def work(
                 "delete it to start this run again from its first step"
             ) from error
         first_step = state["step"]
+    check_agreement(first_step, worker)
     schedule = stage.schedule()
     spent = {metrics["step"]: metrics["seconds"] for metrics in folder.metrics()}.get(first_step, 0.0)
     started = time.perf_counter() - spent

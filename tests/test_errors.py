@@ -1,7 +1,5 @@
 """What a person at a terminal meets when something is wrong."""
 
-import errno
-
 import pytest
 
 from lead_ray import cli
@@ -15,11 +13,12 @@ def test_one_line_and_exit_code_1(kind):
     assert stopped.value.code == "lead-ray dense: stage1=x holds nothing"
 
 
-def test_notes_are_part_of_it():
-    error = OSError(errno.ENOSPC, "No space left on device")
-    error.add_note("free space, run again")
-    with pytest.raises(SystemExit, match=r"No space left on device; free space, run again"), for_people("prepare"):
-        raise error
+def test_ctrl_c(capsys):
+    with pytest.raises(SystemExit) as stopped, for_people("dense"):
+        raise KeyboardInterrupt
+    assert stopped.value.code == 130
+    said = capsys.readouterr().err
+    assert said == "lead-ray dense: interrupted; the same command goes on from the last checkpoint\n"
 
 
 def test_a_fault_of_ours_keeps_its_traceback():

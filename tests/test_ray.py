@@ -18,12 +18,14 @@ from lead_ray import ingest, launch
 from lead_ray.artefacts import RunFolder
 from lead_ray.data.folder import Folder
 from lead_ray.dense import Dense
+from lead_ray.errors import WorkerError
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import TrunkSettings
 from lead_ray.objectives.align import AlignSettings
 from lead_ray.objectives.byol import ByolSettings
 from lead_ray.prepare import prepare
 from lead_ray.pretrain import Pretrain
+from lead_ray.shards import read_manifest
 from lead_ray.train import Optim
 from lead_ray.views import ViewSettings
 
@@ -68,6 +70,24 @@ class Mortal(Pretrain):
             after_step(progress)
 
         learner.after_step = die
+        return learner
+
+
+class Interrupting(Pretrain):
+    """Stage 1 whose driver, its process id in a file, meets Ctrl-C as the fifth step ends, once."""
+
+    def build(self):
+        learner = super().build()
+        driver, after_step = self.out / "driver", learner.after_step
+
+        def interrupt(progress: float) -> None:
+            if progress == 4 / STEPS and torch.distributed.get_rank() == 0 and driver.exists():
+                process = int(driver.read_text())
+                driver.unlink()
+                os.kill(process, signal.SIGINT)
+            after_step(progress)
+
+        learner.after_step = interrupt
         return learner
 
 
@@ -141,6 +161,14 @@ class TestTraining:
         first, second = (load_file(run.path / "encoder.safetensors") for run in (folder, done))
         assert all(torch.equal(first[name], second[name]) for name in first)
 
+    def test_ctrl_c_and_the_same_command_again(self, done, data, tmp_path):
+        handler = signal.getsignal(signal.SIGINT)
+        (tmp_path / "driver").write_text(str(os.getpid()))
+        with pytest.raises(KeyboardInterrupt):
+            launch.run(stage1(Interrupting, data, tmp_path))
+        assert signal.getsignal(signal.SIGINT) is handler
+        assert losses(launch.run(stage1(Interrupting, data, tmp_path))) == losses(done)
+
     def test_a_finished_run_does_not_start_workers(self, done, data, monkeypatch):
         monkeypatch.setattr(launch, "_on_ray", lambda *_: pytest.fail("trained again"))
         assert launch.run(stage1(Pretrain, data, done.path.parent)) == done
@@ -155,6 +183,75 @@ class TestTraining:
     def test_no_gpus_in_the_cluster(self, cluster, data, tmp_path):
         with pytest.raises(ValueError, match="workers=2 need a GPU each, the cluster has 0: use --device cpu"):
             launch.run(stage1(Pretrain, data, tmp_path, device="cuda"))
+
+
+class TestFailures:
+    """No Ray here but for its exceptions."""
+
+    @pytest.mark.parametrize("error", [OSError("no space"), ValueError("no space"), FloatingPointError("no space")])
+    def test_what_trying_again_cannot_mend_is_written_down_and_not_tried_again(self, tmp_path, monkeypatch, error):
+        tried = []
+
+        def fail(*_):
+            tried.append(True)
+            raise error
+
+        monkeypatch.setattr(launch, "_train", fail)
+        config = {"stage": None, "folder": RunFolder(tmp_path)}
+        with pytest.raises(type(error)):
+            launch._worker(config)
+        launch._worker(config)
+        assert len(tried) == 1 and (tmp_path / launch.FAILURE).read_text() == "no space\n"
+
+    @pytest.mark.parametrize("kind", [RuntimeError, ConnectionResetError, TimeoutError])
+    def test_a_lost_neighbour_is_tried_again(self, tmp_path, monkeypatch, kind):
+        def fail(*_):
+            raise kind("connection closed by peer")
+
+        monkeypatch.setattr(launch, "_train", fail)
+        for _ in range(2):
+            with pytest.raises(kind):
+                launch._worker({"stage": None, "folder": RunFolder(tmp_path)})
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("crashes", [False, True])
+    @pytest.mark.parametrize(
+        ("written", "said"),
+        [
+            ("lower the rate\n", "^lower the rate$"),
+            ("Traceback:\n  File\nValueError: too large\n\n", "^ValueError: too large$"),
+            ("", "could not write to .*error.txt why it failed: free space, run again"),
+        ],
+    )
+    def test_what_a_worker_wrote_is_the_error(self, tmp_path, crashes, written, said):
+        def fit():
+            (tmp_path / "error.txt").write_text(written)
+            if crashes:
+                raise ray.train.TrainingFailedError("a page of traceback")
+
+        with pytest.raises(WorkerError, match=said):
+            launch.follow_up(fit, tmp_path / "error.txt")
+
+    def test_a_crash_stays_what_it_is(self, tmp_path):
+        (tmp_path / "error.txt").write_text("of the run before")
+
+        def fit():
+            raise ray.train.TrainingFailedError("killed")
+
+        with pytest.raises(ray.train.TrainingFailedError, match="killed"):
+            launch.follow_up(fit, tmp_path / "error.txt")
+
+    def test_ctrl_c_is_what_it_is_without_ray(self, tmp_path):
+        """fit() leaves a handler behind, and exits with code 0."""
+        handler = signal.getsignal(signal.SIGINT)
+
+        def fit():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            sys.exit(0)
+
+        with pytest.raises(KeyboardInterrupt):
+            launch.follow_up(fit, tmp_path / "error.txt")
+        assert signal.getsignal(signal.SIGINT) is handler
 
 
 class TestResources:
@@ -178,13 +275,43 @@ class TestResources:
         with pytest.raises(ValueError, match="workers=8 need a GPU each, the cluster has 4: use --workers 4"):
             launch.worker_resources(cluster, 8, use_gpu=True)
 
+    @pytest.mark.parametrize(
+        ("device", "gpus", "workers", "expected"),
+        [
+            ("auto", 1, 2, False),
+            ("auto", 2, 2, True),
+            ("auto", 0, 1, False),
+            ("cuda", 1, 2, True),
+            ("cpu", 8, 2, False),
+        ],
+    )
+    def test_gpus_are_for_all_workers_or_none(self, device, gpus, workers, expected):
+        assert launch.wants_gpus(device, workers, {"CPU": 8.0, "GPU": float(gpus)}) == expected
+        assert launch.wants_gpus("auto", 1, {"CPU": 8.0}) is False
+
+    def test_each_worker_has_files_of_its_own(self, data):
+        manifest = read_manifest(data)
+        for workers, lanes in ((1, 8), (2, 8), (8, 8), (3, 3)):
+            held = [
+                ingest.of_worker(manifest, "train", rank=rank, workers=workers, lanes=lanes) for rank in range(workers)
+            ]
+            files = [shard.file for shards in held for shard in shards]
+            assert sorted(files) == [shard.file for shard in manifest.splits["train"].shards]
+        assert [shard.file[-9:-8] for shard in held[1]] == ["1", "4", "7"]
+
     def test_too_few_cpus(self, monkeypatch):
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         message = r"workers=2 need 0.1 CPUs each and Ray Data one, the cluster has 1: use --workers 0"
         with pytest.raises(ValueError, match=message):
             launch.worker_resources({"CPU": 1.0}, 2, use_gpu=False)
 
-    def test_a_cluster_that_may_grow_is_asked_all_the_same(self, monkeypatch):
+    def test_a_cluster_that_may_grow_is_asked_all_the_same(self, monkeypatch, capsys):
         monkeypatch.setenv("RAY_ADDRESS", "auto")
         assert launch.worker_resources({}, 4, use_gpu=False) == {"CPU": launch.LEAST_CPU}
         assert launch.worker_resources({"CPU": 2.0}, 4, use_gpu=True) == {"CPU": launch.LEAST_CPU, "GPU": 1}
+        assert capsys.readouterr().out.splitlines() == [
+            "the cluster has 0 CPUs, the run needs 1.4; waiting for it to grow",
+            "the cluster has 0 GPUs, the run needs 4; waiting for it to grow",
+        ]
+        launch.worker_resources({"CPU": 8.0, "GPU": 4.0}, 4, use_gpu=True)
+        assert capsys.readouterr().out == ""

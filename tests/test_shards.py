@@ -105,6 +105,27 @@ def test_damaged_shards_name_the_file_and_the_command(folder):
         shards.load(folder, "train")
 
 
+def test_verifying_one_shard(folder):
+    manifest = shards.read_manifest(folder)
+    first, second = manifest.splits["train"].shards[:2]
+    path = folder / second.file
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    shards.verify(folder, first, command="lead-ray prepare")
+    with pytest.raises(ValueError, match=rf"{path} is damaged \(its sha256 .*\)\. Mend it by: lead-ray prepare --out"):
+        shards.verify(folder, second, command="lead-ray prepare")
+    path.unlink()
+    with pytest.raises(ValueError, match=r"is damaged .*No such file.* Mend it by"):
+        shards.verify(folder, second, command="lead-ray prepare")
+
+
+def test_other_pixels_are_other_data(pristine):
+    manifest = shards.read_manifest(pristine)
+    split = manifest.splits["train"]
+    altered = (replace(split.shards[0], sha256="0" * 64), *split.shards[1:])
+    other = replace(manifest, splits={"train": replace(split, shards=altered)})
+    assert other.fingerprint != manifest.fingerprint == shards.read_manifest(pristine).fingerprint
+
+
 def test_the_command_that_mends_repeats_every_flag(folder):
     command = shards.read_manifest(folder).command
     assert "--partitions train val test" in command and "--encoding png --size 32" in command

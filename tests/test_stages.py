@@ -103,7 +103,7 @@ def same_weights(a: RunFolder, b: RunFolder) -> bool:
 class TestStages:
     def test_a_finished_run_has_all_artefacts(self, either):
         _, folder = either
-        expected = {"config.json", "env.json", "metrics.jsonl", "encoder.safetensors", "result.json"}
+        expected = {".lock", "config.json", "env.json", "metrics.jsonl", "encoder.safetensors", "result.json"}
         assert {p.name for p in folder.path.iterdir()} == expected
         assert [step for step, _ in losses(folder)] == [2, 4, 6, 8]
         assert folder.result["steps"] == 8 and folder.result["images"] == 40
@@ -167,6 +167,16 @@ class TestStages:
         monkeypatch.setattr(launch, "work", lambda *_: pytest.fail("trained again"))
         assert launch.run(make(folder.path.parent)) == folder
         assert "finished before" in capsys.readouterr().out
+
+    def test_a_run_that_another_process_trains_or_has_just_finished(self, stage1, done1, tmp_path, monkeypatch):
+        monkeypatch.setattr(launch, "work", lambda *_: pytest.fail("trained again"))
+        folder = stage1(tmp_path).open()
+        with folder.locked(), pytest.raises(ValueError, match=f"another process is training {folder.path}"):
+            launch.run(stage1(tmp_path))
+        results = iter([None, {"loss": 0.5}])
+        monkeypatch.setattr(RunFolder, "result", property(lambda _: next(results)))
+        monkeypatch.setattr(stage.Stage, "open", lambda _: folder)
+        assert launch.run(stage1(tmp_path)) == folder
 
     def test_where_a_run_goes_does_not_change_its_name_and_what_it_computes_does(self, either, tmp_path):
         make, folder = either

@@ -57,3 +57,9 @@ def test_a_loss_that_is_not_finite_stops_all_workers_at_its_step(workers):
         first, error = worker["broken"]
         assert first == pytest.approx((1.0, 2.0))
         assert "loss is not finite at step 2 " in error
+
+
+def test_workers_go_on_from_the_same_step_or_not_at_all(workers):
+    for worker in workers:
+        same, other = worker["agreement"]
+        assert same == "" and "would go on from different steps, [4, 2]: let all machines share" in other

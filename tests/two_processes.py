@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lead_ray import train
 from lead_ray.models.batchnorm import synchronise
+from lead_ray.stage import Worker, check_agreement
 
 
 def network() -> nn.Sequential:
@@ -78,6 +79,15 @@ def reports(losses: list[float]) -> list[Any]:
     return said
 
 
+def agreement(rank: int, first_steps: tuple[int, int]) -> str:
+    """What check_agreement says of the steps that the two workers would go on from."""
+    try:
+        check_agreement(first_steps[rank], Worker(rank=rank, world=2))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def work(rank: int, folder: Path) -> None:
     """Everything, as one of two workers; results go to <rank>.pt."""
     meeting = f"file://{folder / 'meeting'}"
@@ -87,6 +97,7 @@ def work(rank: int, folder: Path) -> None:
             "passes": passes(synchronise(network()), batch().chunk(2)[rank]),
             "reports": reports([rank, 1 + rank, 5, 4 * rank]),
             "broken": reports([0, 1, float("nan") if rank else 2, 3]),
+            "agreement": [agreement(rank, steps) for steps in ((4, 4), (4, 2))],
         }
         torch.save(results, folder / f"{rank}.pt")
     finally:
