@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from lead_ray.regressor import CHUNK, Blocks, Regressor, upsampling
+from lead_ray.regressor import CHUNK, Blocks, Regressor
+from lead_ray.similarity import upsampling
 
 SHRINKAGES = (0.3, 1.0, 3.0)  # added to the diagonal of the correlation matrix; the best one is kept
 PENALTIES = tuple(10 ** (power / 2) for power in range(-8, 9))  # of the ridge, times the mean eigenvalue

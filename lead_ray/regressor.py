@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lead_ray import geometry
+from lead_ray.similarity import upsampling
 
 Blocks = Sequence[Float[Tensor, "_ _ _ _"]]
 CHUNK = 32  # images per forward pass outside training
@@ -47,12 +48,6 @@ def responses(blocks: Blocks, weights: Sequence[Float[Tensor, "m _"]], *, grid: 
         rows.append((maps.view(-1, width) @ across.mT).view(len(weight) * images, height, grid))
     down = torch.cat([upsampling(block.shape[2], grid, weights[0]) for block in blocks], dim=1)
     return (down @ torch.cat(rows, dim=1)).unflatten(0, (len(weights[0]), -1))
-
-
-def upsampling(size: int, cells: int, like: Tensor) -> Tensor:
-    """[cells, size] weights of bilinear resizing along one side."""
-    identity = torch.eye(size, dtype=like.dtype, device=like.device)
-    return functional.interpolate(identity[None], size=cells, mode="linear", align_corners=False)[0].mT
 
 
 class Regressor(NamedTuple):

@@ -53,6 +53,12 @@ def dve_grid(*, image_size: int, cells: int) -> Grid:
     return Grid(cells=cells, spacing=image_size / cells, published_scale=PUBLISHED_SIZE / image_size)
 
 
+def upsampling(size: int, cells: int, like: Tensor) -> Tensor:
+    """[cells, size] weights of bilinear resizing along one side: two neighbours, or one, in every row."""
+    identity = torch.eye(size, dtype=like.dtype, device=like.device)
+    return functional.interpolate(identity[None], size=cells, mode="linear", align_corners=False)[0].mT
+
+
 def similarity(
     source_blocks: Blocks,
     target_blocks: Blocks,
@@ -122,18 +128,12 @@ def _match(source: Blocks, target: Blocks, points: Tensor, grid: Grid, normalise
 
 def _block_similarity(source: Tensor, target: Tensor, index: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     """Dot products [b, k, cells, cells] and squared norms [b, k, 1, 1], [b, 1, cells, cells] of one block."""
-    down, across = (_resizing(size, cells, target) for size in target.shape[2:])
+    down, across = (upsampling(size, cells, target) for size in target.shape[2:])
     weights = down[index[..., 1]].unsqueeze(3) * across[index[..., 0]].unsqueeze(2)
     query = weights.flatten(2) @ source.flatten(2).mT
     native = (query @ target.flatten(2)).unflatten(2, target.shape[2:])
     query_square = query.square().sum(-1)[..., None, None]
     return down @ native @ across.mT, query_square, _resized_square(target, down, across).unsqueeze(1)
-
-
-def _resizing(size: int, cells: int, like: Tensor) -> Tensor:
-    """[cells, size] weights of bilinear resizing along one side: two neighbours, or one, in every row."""
-    identity = torch.eye(size, dtype=like.dtype, device=like.device)
-    return functional.interpolate(identity[None], size=cells, mode="linear", align_corners=False)[0].mT
 
 
 def _resized_square(block: Tensor, down: Tensor, across: Tensor) -> Tensor:
