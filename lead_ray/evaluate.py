@@ -122,6 +122,11 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     return result
 
 
+def numbers(result: dict[str, Any]) -> dict[str, Any]:
+    """What evaluate() measured, without how and where."""
+    return {name: value for name, value in result.items() if name not in ("settings", "environment")}
+
+
 def _name(settings: Evaluate, manifest: shards.Manifest) -> str:
     measured = {"data": manifest.fingerprint, "run": weights.fingerprint(settings.run)}
     matters = plain(settings) | measured | {"device": None}
@@ -216,11 +221,8 @@ def _cached(
 def main(arguments: list[str] | None = None) -> None:
     with for_people("evaluate"):
         result = evaluate(tyro.cli(Evaluate, args=arguments, description=__doc__))
-    for name, value in result.items():
-        if isinstance(value, float):
-            print(f"{name:24} {value:8.3f}")
-        elif name not in ("settings", "environment"):
-            print(f"{name:24} {value}")
+    for name, value in numbers(result).items():
+        print(f"{name:24} {value:8.3f}" if isinstance(value, float) else f"{name:24} {value}")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,9 @@ from lead_ray.artefacts import RunFolder, read_json, write_json
 from lead_ray.data.synthetic import Synthetic
 from lead_ray.dense import Dense
 from lead_ray.errors import for_people
-from lead_ray.evaluate import Evaluate, evaluate
+from lead_ray.evaluate import Evaluate, evaluate, numbers
 from lead_ray.launch import run
 from lead_ray.machine import cores, environment
-from lead_ray.matching import Matching
 from lead_ray.models import weights
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import TrunkSettings
@@ -31,13 +30,13 @@ from lead_ray.objectives.byol import ByolSettings
 from lead_ray.prepare import prepare
 from lead_ray.pretrain import Pretrain
 from lead_ray.progress import phase
-from lead_ray.quickstart_page import make_page, make_table
-from lead_ray.regression import RegressionSettings
+from lead_ray.quickstart_page import READOUT, make_page, make_table
 from lead_ray.train import Optim
 from lead_ray.views import ViewSettings
 
 CARRIED = Path(__file__).parent / "models" / "synthetic-faces.safetensors"
 SEEDS = (0, 1, 2)
+VIEWS = ViewSettings(size=96, scale=(0.4, 1.0), flip=0.0, blur=(0.5, 0.1))
 ANNOTATIONS = 10
 SYSTEMS = {
     "stage 2": ("stage 2", "learned"),
@@ -71,6 +70,10 @@ class Quickstart:
     def runs(self) -> Path:
         return self.out / "runs"
 
+    @property
+    def name(self) -> str:
+        return "scratch" if self.from_scratch else "quickstart"
+
     def synthetic(self) -> Synthetic:
         """Other people than the carried encoder has seen: another seed."""
         return Synthetic(
@@ -88,11 +91,11 @@ class Quickstart:
         return Pretrain(
             data=self.out / "shards",
             out=self.runs,
-            name="scratch" if self.from_scratch else "quickstart",
+            name=self.name,
             trunk=weights.read_card(carried).trunk if carried else TrunkSettings(depth=18, width=0.25),
             objective=ByolSettings(hidden=512, dim=128, momentum=0.99),
             init=carried,
-            views=ViewSettings(size=96, scale=(0.4, 1.0), flip=0.0, blur=(0.5, 0.1)),
+            views=VIEWS,
             optim=Optim(lr=0.2 if self.from_scratch else 0.03, batch_size=64, steps=self.steps),
             workers=self.workers,
             report_every=10,
@@ -105,11 +108,11 @@ class Quickstart:
         return Dense(
             data=self.out / "shards",
             out=self.runs,
-            name="scratch" if self.from_scratch else "quickstart",
+            name=self.name,
             stage1=stage1.path,
             pairing="views",
             objective=AlignSettings(fpn=FpnSettings(dim=64, lateral=64, branch=64), teacher="centred", projector=64),
-            views=ViewSettings(size=96, scale=(0.4, 1.0), flip=0.0, blur=(0.5, 0.1)),
+            views=VIEWS,
             optim=Optim(lr=0.1, batch_size=32, steps=self.dense_steps),
             workers=self.workers,
             report_every=10,
@@ -147,14 +150,10 @@ def measure(settings: Quickstart, runs: dict[str, RunFolder]) -> dict[str, dict[
     with phase("measuring", 2 * len(SYSTEMS)) as shown:
         for system, (stage, features) in SYSTEMS.items():
             common = {"run": runs[stage].path, "data": settings.out / "shards", "features": features, "seeds": SEEDS}
-            results[system] = {
-                "matching": evaluate(
-                    Evaluate(task="matching", limit=settings.test_images, matching=Matching(), **common)
-                )
-            }
+            results[system] = {"matching": evaluate(Evaluate(task="matching", limit=settings.test_images, **common))}
             shown.update(shown.done + 1, f"{system}: matching")
             results[system]["regression"] = evaluate(
-                Evaluate(task="regression", annotations=ANNOTATIONS, regression=RegressionSettings(grid=24), **common)
+                Evaluate(task="regression", annotations=ANNOTATIONS, regression=READOUT, **common)
             )
             shown.update(shown.done + 1, f"{system}: regression")
     return results
@@ -185,11 +184,7 @@ def quickstart(settings: Quickstart) -> dict[str, Any]:
         "from_scratch": settings.from_scratch,
         "start": None if settings.from_scratch else weights.read_card(CARRIED).trained,
         "systems": {
-            system: {
-                "matching": {k: v for k, v in found["matching"].items() if k not in ("settings", "environment")},
-                "regression": {k: v for k, v in found["regression"].items() if k not in ("settings", "environment")},
-            }
-            for system, found in results.items()
+            system: {task: numbers(result) for task, result in found.items()} for system, found in results.items()
         },
         "stages": {stage: folder.result for stage, folder in runs.items()},
         "seconds": clock.seconds,

@@ -19,6 +19,8 @@ LABELS = {
     "untrained": ("the same network, untrained", "floors"),
     "colour": ("raw colour patches", "floors"),
 }
+READOUT = regression.RegressionSettings(grid=24)
+"""Of the table and of the picture."""
 POINTS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
 
 
@@ -127,8 +129,7 @@ def _landmarks(encoder: nn.Module, train: shards.Images, test: shards.Images, an
     chosen = regression.annotations(annotations, len(train.ids), 0)
     blocks = features.extract(encoder, train.pixels[chosen])
     points = features.normalised_landmarks(train)[chosen]
-    settings = regression.RegressionSettings(grid=24)
-    fitted = regression.fit(blocks, points, settings, generator)
+    fitted = regression.fit(blocks, points, READOUT, generator)
     predicted = fitted.predict(features.extract(encoder, test.pixels))
     truth = features.normalised_landmarks(test)
     errors = regression.evaluate(predicted, truth).per_image

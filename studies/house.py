@@ -17,7 +17,7 @@ from rich.console import Console
 from lead_ray.artefacts import write_json
 from lead_ray.dense import Dense
 from lead_ray.errors import for_people
-from lead_ray.evaluate import Evaluate, Features, evaluate
+from lead_ray.evaluate import Evaluate, Features, evaluate, numbers
 from lead_ray.launch import run
 from lead_ray.machine import environment
 from lead_ray.models import weights
@@ -143,7 +143,7 @@ def main(study: Study) -> None:
     }
     kept = {
         name: {
-            task: {key: value for key, value in result.items() if key not in ("settings", "environment", "runs")}
+            task: {key: value for key, value in numbers(result).items() if key != "runs"}
             for task, result in results.items()
         }
         for name, results in found.items()

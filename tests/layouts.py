@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lead_ray.data.folder import Folder
+from lead_ray.prepare import prepare
+
 FACE = np.array([[68, 111], [109, 112], [89, 132], [72, 151], [105, 151]])
 HEADER = " ".join(
     f"{part}_{axis}" for part in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy"
@@ -82,3 +85,11 @@ def coco(path: Path, names: list[str], **changes) -> Path:
     annotations[-1] |= changes
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1}]}))
     return path
+
+
+def prepared_pictures(root: Path) -> Path:
+    """Forty prepared images of 40 x 40 pixels: five in each lane."""
+    for seed in range(40):
+        picture(root / f"raw/{seed:02}.png", 44, 40, seed=seed)
+    prepare(Folder(raw=root / "raw"), root / "shards", workers=0, size=40, encoding="png", progress=False)
+    return root / "shards"

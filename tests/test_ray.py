@@ -16,14 +16,12 @@ from safetensors.torch import load_file
 
 from lead_ray import ingest, launch
 from lead_ray.artefacts import RunFolder
-from lead_ray.data.folder import Folder
 from lead_ray.dense import Dense
 from lead_ray.errors import WorkerError
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import TrunkSettings
 from lead_ray.objectives.align import AlignSettings
 from lead_ray.objectives.byol import ByolSettings
-from lead_ray.prepare import prepare
 from lead_ray.pretrain import Pretrain
 from lead_ray.shards import read_manifest
 from lead_ray.train import Optim
@@ -48,11 +46,7 @@ def cluster():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """Forty prepared images of 40 x 40 pixels: five in each lane."""
-    root = tmp_path_factory.mktemp("data")
-    for seed in range(40):
-        layouts.picture(root / f"raw/{seed:02}.png", 44, 40, seed=seed)
-    prepare(Folder(raw=root / "raw"), root / "shards", workers=0, size=40, encoding="png", progress=False)
-    return root / "shards"
+    return layouts.prepared_pictures(tmp_path_factory.mktemp("data"))
 
 
 class Mortal(Pretrain):

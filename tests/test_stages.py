@@ -14,14 +14,12 @@ from safetensors.torch import load_file
 
 from lead_ray import launch, stage, train
 from lead_ray.artefacts import RunFolder
-from lead_ray.data.folder import Folder
 from lead_ray.dense import Dense
 from lead_ray.models import weights
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import TrunkSettings
 from lead_ray.objectives.align import AlignSettings
 from lead_ray.objectives.byol import ByolSettings
-from lead_ray.prepare import prepare
 from lead_ray.pretrain import Pretrain
 from lead_ray.stage import Worker, load_resident, view_pairs
 from lead_ray.train import Optim
@@ -35,11 +33,7 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """Forty prepared images of 40 x 40 pixels: five in each lane."""
-    root = tmp_path_factory.mktemp("data")
-    for seed in range(40):
-        layouts.picture(root / f"raw/{seed:02}.png", 44, 40, seed=seed)
-    prepare(Folder(raw=root / "raw"), root / "shards", workers=0, size=40, encoding="png", progress=False)
-    return root / "shards"
+    return layouts.prepared_pictures(tmp_path_factory.mktemp("data"))
 
 
 OPTIM = Optim(lr=0.05, batch_size=16, steps=8)
