@@ -22,14 +22,11 @@ from lead_ray.launch import run
 from lead_ray.machine import environment
 from lead_ray.models import weights
 from lead_ray.models.fpn import FpnSettings
-from lead_ray.models.trunk import TrunkSettings
 from lead_ray.objectives.align import AlignSettings
-from lead_ray.objectives.contrast import ContrastSettings
-from lead_ray.pretrain import Pretrain
 from lead_ray.regression import RegressionSettings
 from lead_ray.tables import Cell, Column, Row, Table
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
+from recipes import coarse_to_fine, small_views
 
 COUNTS: tuple[int | None, ...] = (None, 100, 10)
 RESULTS = Path(__file__).parent / "results"
@@ -62,29 +59,13 @@ class Study:
 def train(study: Study) -> tuple[Path, Path]:
     """Folders of stage 1 and stage 2; what is finished is not trained again."""
     common: dict[str, Any] = {"data": study.celeba, "out": study.out, "workers": study.workers}
-
-    def views(size: int, least: float) -> ViewSettings:
-        return ViewSettings(size=size, scale=(least, 1.0), flip=0.0, blur=(0.5, 0.1))
-
-    stage1 = study.stage1
-    if stage1 is None:
-        settings = {"trunk": TrunkSettings(depth=18, width=0.25), "objective": ContrastSettings(hidden=512), **common}
-        coarse = run(
-            Pretrain(
-                name="house64",
-                views=views(64, 0.2),
-                optim=Optim(lr=0.2, batch_size=128, steps=study.small_steps, warmup_epochs=4),
-                **settings,
-            )
-        )
-        fine = Optim(lr=0.1, batch_size=128, steps=study.steps, warmup_epochs=0.5)
-        stage1 = run(Pretrain(name="house96", init=coarse.path, views=views(96, 0.2), optim=fine, **settings)).path
+    stage1 = study.stage1 or coarse_to_fine("house", study.small_steps, study.steps, **common).path
     if study.stage2 is not None:
         return stage1, study.stage2
     align = AlignSettings(fpn=FpnSettings(lateral=64, branch=64), projector=64, teacher="centred")
     optim = Optim(lr=0.1, batch_size=32, steps=study.dense_steps)
     dense = Dense(
-        name="house", stage1=stage1, pairing="views", views=views(96, 0.4), objective=align, optim=optim, **common
+        name="house", stage1=stage1, pairing="views", views=small_views(96, 0.4), objective=align, optim=optim, **common
     )
     return stage1, run(dense).path
 
