@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lead_ray import geometry, shards, views
+from lead_ray import augment, geometry, shards
 from lead_ray.artefacts import atomic
 
 MARGIN = 20
@@ -17,7 +17,7 @@ MARGIN = 20
 
 def crops(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 ch cw"]:
     """Stored images -> the encoder's normalised input."""
-    return views.normalise(geometry.crop_images(images, margin=MARGIN).float() / 255)
+    return augment.normalise(geometry.crop_images(images, margin=MARGIN).float() / 255)
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def extract(
 
     def batches() -> Iterator[list[Tensor]]:
         for batch in images.split(batch_size):
-            inputs = views.normalise(batch.float() / 255) if cropped else crops(batch)
+            inputs = augment.normalise(batch.float() / 255) if cropped else crops(batch)
             yield [block.half() for block in encoder(inputs)]
 
     return [torch.cat(blocks) for blocks in zip(*batches(), strict=True)]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from lead_ray import geometry, metrics, views
+from lead_ray import augment, geometry, metrics
 from lead_ray.similarity import NORMALISATIONS, Blocks, Grid, cl_grid, dve_grid, match, match_dve
 
 
@@ -162,7 +162,7 @@ def _match_batch(
     b_once = geometry.warp_images(images[1::2].float(), other.float())
     # The original loaders truncate the warped images to whole grey levels.
     crops = geometry.crop_images(torch.cat([twice, once, b_once]), margin=margin).to(torch.uint8)
-    blocks = [block.float().chunk(3) for block in features(views.normalise(crops / 255))]
+    blocks = [block.float().chunk(3) for block in features(augment.normalise(crops / 255))]
     source_blocks, same_blocks, diff_blocks = (list(part) for part in zip(*blocks, strict=True))
 
     same = geometry.warp_keypoints(first, landmarks[0::2].double())

@@ -15,7 +15,7 @@ LIBRARY = Path(lead_ray.__file__).parent
 RAY_FILES = {"prepare", "ingest", "launch"}
 LAYERS = (
     {"geometry", "metrics", "similarity", "progress", "errors", "machine", "data"},
-    {"models", "objectives", "views"},
+    {"models", "objectives", "augment", "augment_cpu", "views"},
     {"artefacts", "shards", "packing", "sampling", "train", "stage", "features", "matching", "parts"}
     | {"regressor", "detectors", "regression"},
     {"tables", "figures", "report", "drawing"},

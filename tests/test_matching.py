@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lead_ray import geometry, views
+from lead_ray import augment, geometry
 from lead_ray.matching import Matching, match_pairs
 
 STILL = geometry.Warper(kernel_std=0.0, subset_std=0.0, translation_std=0.0, scale_std=0.0, rotation_std=0.0)
@@ -27,7 +27,7 @@ def annotated(n, *, seed=0):
 
 def place_of_ramps(crops):
     """One descriptor per pixel, most similar to that of the same place of the ramp."""
-    mean, std = (torch.tensor(value)[:, None, None] for value in (views.FACE_MEAN, views.FACE_STD))
+    mean, std = (torch.tensor(value)[:, None, None] for value in (augment.FACE_MEAN, augment.FACE_STD))
     grey_levels = (crops * std + mean)[:, :2] * 255
     angle = (grey_levels - 128) / 100
     return [torch.cat([angle.sin(), angle.cos()], dim=1)]
@@ -94,7 +94,7 @@ class TestPairs:
         match_pairs(images, annotated(2), features)
         (crops,) = seen
         assert crops.shape == (3, 3, 96, 96)
-        mean, std = (torch.tensor(value)[:, None, None] for value in (views.FACE_MEAN, views.FACE_STD))
+        mean, std = (torch.tensor(value)[:, None, None] for value in (augment.FACE_MEAN, augment.FACE_STD))
         grey_levels = (crops * std + mean) * 255
         torch.testing.assert_close(grey_levels, grey_levels.round(), rtol=0, atol=1e-3)
 
@@ -116,7 +116,7 @@ class TestPairs:
         same = geometry.warp_images(a, first)
         source = geometry.warp_images(same, second)
         diff = geometry.warp_images(b, other)
-        mean, std = (torch.tensor(value)[:, None, None] for value in (views.FACE_MEAN, views.FACE_STD))
+        mean, std = (torch.tensor(value)[:, None, None] for value in (augment.FACE_MEAN, augment.FACE_STD))
         for crop, expected in zip(seen[0], (source, same, diff), strict=True):
             grey_levels = (crop * std + mean) * 255
             torch.testing.assert_close(grey_levels, expected[0, :, 20:-20, 20:-20].trunc().float(), rtol=0, atol=1.01)

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as torchvision
 
-from lead_ray import views
+from lead_ray import augment, augment_cpu, views
 from lead_ray.views import ViewSettings
 
 NEVER = (0.0, 0.0)
 PLAIN = ViewSettings(
     scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grey=0.0, blur=NEVER, solarise=NEVER, size=32
 )
+
+NO_SOLARISE = ViewSettings(solarise=NEVER)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -68,7 +70,7 @@ class TestOneByOne:
         ]
         box, images = torch.tensor(boxes), random_bytes(6, 120, 90)
         flip = torch.tensor([False, True] * 3)
-        got = views.crop_resize(images, box, flip, size)
+        got = augment.crop_resize(images, box, flip, size)
         for image, where, mirrored, view in zip(images, box, flip, got, strict=True):
             expected = resized_crop(image, where, size)
             close(view, torchvision.horizontal_flip(expected) if mirrored else expected, 2e-6)
@@ -79,7 +81,7 @@ class TestOneByOne:
         full, size = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))
         length = data.draw(st.integers(1, full))
         start = data.draw(st.integers(0, full - length))
-        matrix = views.resize_matrix(torch.tensor([start]), torch.tensor([length]), full, size)[0]
+        matrix = augment.resize_matrix(torch.tensor([start]), torch.tensor([length]), full, size)[0]
         line = torch.rand(3, full, 5, generator=generator())
         expected = torchvision.resize(
             line[:, start : start + length],
@@ -95,10 +97,10 @@ class TestOneByOne:
     @pytest.mark.parametrize(
         ("ours", "theirs", "values", "tolerance"),
         [
-            (views._brightness, torchvision.adjust_brightness, (0.0, 0.6, 1.0, 1.4), 1e-6),
-            (views._contrast, torchvision.adjust_contrast, (0.0, 0.6, 1.0, 1.4), 1e-6),
-            (views._saturation, torchvision.adjust_saturation, (0.0, 0.8, 1.0, 1.2), 1e-6),
-            (views._hue, torchvision.adjust_hue, (-0.5, -0.1, 0.0, 0.03, 0.1, 0.5), 1e-5),
+            (augment._brightness, torchvision.adjust_brightness, (0.0, 0.6, 1.0, 1.4), 1e-6),
+            (augment._contrast, torchvision.adjust_contrast, (0.0, 0.6, 1.0, 1.4), 1e-6),
+            (augment._saturation, torchvision.adjust_saturation, (0.0, 0.8, 1.0, 1.2), 1e-6),
+            (augment._hue, torchvision.adjust_hue, (-0.5, -0.1, 0.0, 0.03, 0.1, 0.5), 1e-5),
         ],
     )
     def test_colour(self, ours, theirs, values, tolerance):
@@ -109,19 +111,19 @@ class TestOneByOne:
 
     def test_grey(self):
         images = random_colours(3)
-        close(views.luminance(images).expand(-1, 3, -1, -1), torchvision.rgb_to_grayscale(images, 3), 1e-6)
+        close(augment.luminance(images).expand(-1, 3, -1, -1), torchvision.rgb_to_grayscale(images, 3), 1e-6)
 
     def test_blur(self):
         sigma = torch.tensor([0.1, 0.5, 1.3, 2.0])
         images = random_colours(4)
-        got = views.gaussian_blur(images, sigma)
+        got = augment.gaussian_blur(images, sigma)
         for image, value, view in zip(images, sigma.tolist(), got, strict=True):
             close(view, torchvision.gaussian_blur(image, [17, 17], [value, value]), 1e-6)
 
     def test_solarise_inverts_from_128_up(self):
         ramp = torch.arange(256, dtype=torch.uint8).expand(1, 3, 256, 256).contiguous()
         parameters = views.draw(PLAIN, 1, (256, 256), 0, generator())._replace(solarise=torch.tensor([True]))
-        got = views.apply(ramp, parameters, 256)
+        got = augment.apply(ramp, parameters, 256)
         expected = torchvision.solarize(ramp, 128) / 255
         close(got, expected, 2e-6)
 
@@ -151,39 +153,101 @@ def one_by_one(image: torch.Tensor, parameters: views.ViewParameters, size: int)
     return view, undecided
 
 
+@pytest.fixture(params=[augment, augment_cpu], ids=["torch", "cpu"])
+def apply(request):
+    """Both ways of applying the same numbers."""
+    return request.param.apply
+
+
 class TestApply:
     @pytest.mark.parametrize("view", [0, 1])
-    def test_equals_torchvision_image_by_image(self, view):
+    def test_equals_torchvision_image_by_image(self, view, apply):
         n = 40
         often = ViewSettings(grey=0.3, solarise=(0.5, 0.5), blur=(0.5, 0.5), size=64)
         images = random_bytes(n, 136, 120)
         parameters = views.draw(often, n, (136, 120), view, generator(view))
         for field in ("flip", "jitter", "grey", "sigma", "solarise"):
             assert 0 < getattr(parameters, field).count_nonzero() < n, f"both cases of {field} must occur"
-        got = views.apply(images, parameters, 64)
+        got = apply(images, parameters, 64)
         for i in range(n):
             expected, undecided = one_by_one(images[i], parameters.rows(torch.tensor(i)), 64)
             close(got[i][~undecided], expected[~undecided], 2e-5)
             assert undecided.float().mean() < 0.01
 
     def test_chunks_change_nothing(self, monkeypatch):
-        images = random_bytes(2 * views.CPU_CHUNK + 3, 50, 50)
+        images = random_bytes(2 * augment.CPU_CHUNK + 3, 50, 50)
         parameters = views.draw(ViewSettings(), len(images), (50, 50), 1, generator())
-        chunked = views.apply(images, parameters, 32)
-        monkeypatch.setattr(views, "CPU_CHUNK", len(images))
-        close(views.apply(images, parameters, 32), chunked, 1e-6)
+        chunked = augment.apply(images, parameters, 32)
+        monkeypatch.setattr(augment, "CPU_CHUNK", len(images))
+        close(augment.apply(images, parameters, 32), chunked, 1e-6)
 
-    def test_images_are_left_alone(self):
+    def test_images_are_left_alone(self, apply):
         images = random_bytes(4, 50, 50)
         before = images.clone()
-        views.apply(images, views.draw(ViewSettings(), 4, (50, 50), 0, generator()), 32)
+        apply(images, views.draw(ViewSettings(), 4, (50, 50), 0, generator()), 32)
         assert torch.equal(images, before)
 
-    def test_memory_format_changes_nothing(self):
+    def test_memory_format_changes_nothing(self, apply):
         images = random_bytes(4, 50, 50)
         parameters = views.draw(ViewSettings(), 4, (50, 50), 1, generator())
         last = images.contiguous(memory_format=torch.channels_last)
-        assert torch.equal(views.apply(last, parameters, 32), views.apply(images, parameters, 32))
+        assert torch.equal(apply(last, parameters, 32), apply(images, parameters, 32))
+
+
+class TestOnCpu:
+    """The compiled path against the plain one."""
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        st.integers(1, 160),
+        st.integers(1, 160),
+        st.integers(32, 130),
+        st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)),
+        st.integers(0, 1),
+        st.integers(0, 99),
+    )
+    def test_equals_torch(self, height, width, size, scale, view, seed):
+        how = ViewSettings(
+            size=size, scale=(min(scale), max(scale)), blur=(0.7, 0.7), solarise=(0.5, 0.5), hue=0.5, grey=0.3
+        )
+        images = random_bytes(5, height, width, seed)
+        parameters = views.draw(how, 5, (height, width), view, generator(seed))
+        expected = augment.apply(images, parameters._replace(solarise=torch.zeros(5, dtype=torch.bool)), size)
+        turned = parameters.solarise[:, None, None, None] & (expected >= 128 / 255)
+        decided = (expected - 128 / 255).abs() > 1e-4
+        got = augment_cpu.apply(images, parameters, size)
+        close(got[decided], torch.where(turned, 1 - expected, expected)[decided], 3e-5)
+
+    def test_normalises_into_channels_last(self):
+        images = random_bytes(3, 50, 40)
+        parameters = views.draw(ViewSettings(), 3, (50, 40), 0, generator())
+        got = augment_cpu.apply(images, parameters, 48, augment.FACE_MEAN, augment.FACE_STD)
+        close(got, augment.normalise(augment.apply(images, parameters, 48)), 3e-5)
+        assert got.is_contiguous(memory_format=torch.channels_last)
+
+    @pytest.mark.parametrize("threads", [2, 3, 7])
+    def test_threads_change_nothing(self, threads, monkeypatch):
+        images = random_bytes(5, 50, 50)
+        parameters = views.draw(ViewSettings(), 5, (50, 50), 0, generator())
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        alone = augment_cpu.apply(images, parameters, 32)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        assert torch.equal(augment_cpu.apply(images, parameters, 32), alone)
+
+    def test_no_images(self):
+        parameters = views.draw(ViewSettings(), 0, (50, 50), 0, generator())
+        assert augment_cpu.apply(random_bytes(0, 50, 50), parameters, 32).shape == (0, 3, 32, 32)
+
+    def test_machines_without_numba_see_the_same_views(self, monkeypatch):
+        images, rows = random_bytes(3, 50, 50), torch.arange(3)
+
+        def two() -> torch.Tensor:
+            drawn = views.two_views(images, images, NO_SOLARISE, total=3, rows=rows, generator=generator(7))
+            return torch.stack(drawn)
+
+        fast = two()
+        monkeypatch.setattr(views, "augment_cpu", None)
+        close(two(), fast, 3e-5)
 
 
 class TestCropBoxes:
