@@ -9,6 +9,7 @@ COMMANDS = {
     "pretrain": "stage 1: instance-level encoder",
     "dense": "stage 2: dense compact map",
     "evaluate": "regression and matching errors",
+    "bench": "speed, beside plain references and other libraries",
 }
 
 

@@ -1,0 +1,26 @@
+"""Speed: the project's paths beside plain references and, where installed, other libraries. Nothing is asserted.
+
+python -m lead_ray.bench views
+python -m lead_ray.bench step --batch 64 --rounds 3
+"""
+
+import os
+from typing import Annotated
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: its profiler tells stderr of every start
+
+import tyro
+
+from lead_ray.errors import for_people
+from lead_ray.speed.steps import Step, Views
+
+Measurements = Annotated[Views, tyro.conf.subcommand("views")] | Annotated[Step, tyro.conf.subcommand("step")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    with for_people("bench"):
+        tyro.cli(Measurements, args=arguments, description=__doc__).run()
+
+
+if __name__ == "__main__":
+    main()

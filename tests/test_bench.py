@@ -1,0 +1,111 @@
+"""The benchmarks' own instruments, and that what they compare is the same work. No time is asserted."""
+
+import json
+from itertools import count
+
+import pytest
+import torch
+
+from lead_ray import augment, train
+from lead_ray.bench import main
+from lead_ray.models.trunk import Trunk, TrunkSettings
+from lead_ray.objectives.byol import Byol, ByolSettings
+from lead_ray.speed import measure, peers
+from lead_ray.speed.measure import Candidate
+from lead_ray.speed.steps import pictures
+from lead_ray.train import Optim
+from lead_ray.views import ViewSettings
+
+CPU = torch.device("cpu")
+SMALL = ByolSettings(hidden=16, dim=8, momentum=0.9)
+
+
+class TestInstruments:
+    def test_flops_of_a_product(self):
+        a, b = torch.randn(3, 5), torch.randn(5, 7)
+        assert measure.count_flops(lambda: a @ b) == 2 * 3 * 5 * 7
+
+    def test_peak_counts_what_is_held_at_a_time(self):
+        def call() -> None:
+            first = torch.zeros(1000)
+            del first
+            second, third = torch.zeros(1000), torch.zeros(500)
+            del second, third
+
+        assert 6000 <= measure.peak_bytes(call, CPU) < 8000
+
+    def test_candidates_take_turns_after_a_warm_up(self, monkeypatch):
+        calls: list[str] = []
+        clock = count(0.0, 1.0)
+        monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
+        candidates = [Candidate(name=name, call=lambda name=name: calls.append(name)) for name in ("slow", "fast")]
+        found = measure.compare(candidates, images=10, rounds=2, device=CPU)
+        assert calls[:6] == ["slow", "fast", "slow", "fast", "slow", "fast"]
+        assert [one.times_faster for one in found] == [1.0, 1.0]
+        assert [one.milliseconds for one in found] == [100.0, 100.0]
+        assert [one.images_per_second for one in found] == [10.0, 10.0]
+
+    def test_ratio_is_taken_round_by_round(self, monkeypatch):
+        taken = iter([2.0, 1.0, 6.0, 2.0, 4.0, 2.0])
+        monkeypatch.setattr(measure, "timed", lambda call, device: next(taken))
+        candidates = [Candidate(name=name, call=lambda: None) for name in ("slow", "fast")]
+        slow, fast = measure.compare(candidates, images=1, rounds=3, device=CPU)
+        assert (slow.milliseconds, fast.milliseconds, fast.least) == (4000, 2000, 1000)
+        assert fast.times_faster == 2.0
+
+
+class TestSameWork:
+    def test_our_step_follows_the_plain_one(self):
+        """Channels last, fused optimiser, one-call moving average: rounding only, which grows a hundredfold a step."""
+        torch.manual_seed(0)
+        plain = peers.PlainByol(18, SMALL, 0.01, CPU)
+        learner = Byol(Trunk(TrunkSettings(depth=18)), SMALL)
+        for source, target in (
+            (plain.online[0], learner.trunk),
+            (plain.online[1], learner.projector),
+            (plain.predictor, learner.predictor),
+            (plain.target[0], learner.target[0]),
+            (plain.target[1], learner.target[1]),
+        ):
+            target.load_state_dict(source.state_dict())
+        learner = learner.to(memory_format=torch.channels_last).train()
+        optimizer = train.make_optimizer(learner, Optim(lr=0.01))
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01
+        for _ in range(3):
+            a, b = augment.normalise(pictures(32, CPU, side=48) / 255).chunk(2)
+            expected = plain.step(a, b)
+            got = train.train_step(learner, optimizer, (a, b), torch.float32)["loss"]
+            learner.after_step(0.0)
+            torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
+
+    def test_torchvision_views_are_normalised_views(self):
+        a, b = peers.torchvision_views(pictures(2, CPU), ViewSettings(size=32))
+        assert a.shape == b.shape == (2, 3, 32, 32)
+        assert not torch.equal(a, b)
+
+    def test_lightly_does_the_same_work(self):
+        pytest.importorskip("lightly", reason="lightly is not installed: pip install lightly")
+        images = pictures(4, CPU)
+        a, b = peers.lightly_views(ViewSettings(size=64))(peers.as_pil(images))
+        assert a.shape == b.shape == (4, 3, 64, 64)
+        step = peers.lightly_step(18, SMALL, 0.05, CPU, channels_last=True)
+        assert -1 <= step(a, b).item() <= 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["views", "--batch", "8"],
+        pytest.param(["step", "--batch", "4", "--depth", "18", "--objective.hidden", "16"], marks=pytest.mark.slow),
+    ],
+)
+def test_commands_print_and_write(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(measure, "peak_flops", lambda precision, device: 1e9)
+    out = tmp_path / "found.json"
+    common = ["--rounds", "1", "--views.size", "32", "--out", str(out), "--device", "cpu"]
+    main([*command, *common])
+    kept = json.loads(out.read_text())
+    assert "lead_ray" in capsys.readouterr().out
+    assert all(one["images_per_second"] > 0 for one in kept["found"])
+    assert kept["hardware"]["versions"]["torch"]
