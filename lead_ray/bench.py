@@ -12,9 +12,14 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: its profiler te
 import tyro
 
 from lead_ray.errors import for_people
+from lead_ray.speed.scale import Scale
 from lead_ray.speed.steps import Step, Views
 
-Measurements = Annotated[Views, tyro.conf.subcommand("views")] | Annotated[Step, tyro.conf.subcommand("step")]
+Measurements = (
+    Annotated[Views, tyro.conf.subcommand("views")]
+    | Annotated[Step, tyro.conf.subcommand("step")]
+    | Annotated[Scale, tyro.conf.subcommand("scale")]
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

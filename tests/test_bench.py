@@ -12,6 +12,7 @@ from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
 from lead_ray.speed import measure, peers
 from lead_ray.speed.measure import Candidate
+from lead_ray.speed.scale import Scale, all_reduce, exchanged
 from lead_ray.speed.steps import pictures
 from lead_ray.train import Optim
 from lead_ray.views import ViewSettings
@@ -52,6 +53,26 @@ class TestInstruments:
         slow, fast = measure.compare(candidates, images=1, rounds=3, device=CPU)
         assert (slow.milliseconds, fast.milliseconds, fast.least) == (4000, 2000, 1000)
         assert fast.times_faster == 2.0
+
+
+class TestScale:
+    def test_bytes_of_a_resnet50(self):
+        """Trunk 23,508,032 parameters without its classifier; projector 2048-4096-256, predictor 256-4096-256."""
+        heads = sum(i * 4096 + 4096 + 2 * 4096 + 4096 * 256 + 256 for i in (2048, 256))
+        gradients, statistics = exchanged(50)
+        assert gradients == 4 * (23_508_032 + heads)
+        online = 26_560 + 2 * 4096  # channels of a ResNet-50's BatchNorm layers, and of both heads'
+        assert statistics == 4 * 2 * (4 * online + 2 * (26_560 + 4096))
+
+    def test_ring_all_reduce(self):
+        assert all_reduce(10**9, 2, 1.0) == 1.0
+        assert all_reduce(10**9, 4, 3.0) == 0.5
+
+    def test_table(self, capsys):
+        rows = Scale(images_per_second=1000.0, gpus=(8,), images=1000, stored=100, links=(50.0,)).run()
+        assert rows[0]["decoded GB/s"] == pytest.approx(8 * 1000 * 30_000 / 1e9)
+        assert rows[0]["GB on a GPU"] == pytest.approx(1000 * 30_000 / 8 / 1e9)
+        assert "MB of gradients" in capsys.readouterr().out
 
 
 class TestSameWork:
