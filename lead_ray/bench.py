@@ -14,10 +14,12 @@ import tyro
 from lead_ray.errors import for_people
 from lead_ray.speed.scale import Scale
 from lead_ray.speed.steps import Step, Views
+from lead_ray.speed.workers import Workers
 
 Measurements = (
     Annotated[Views, tyro.conf.subcommand("views")]
     | Annotated[Step, tyro.conf.subcommand("step")]
+    | Annotated[Workers, tyro.conf.subcommand("workers")]
     | Annotated[Scale, tyro.conf.subcommand("scale")]
 )
 

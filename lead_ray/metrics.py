@@ -34,11 +34,15 @@ def pixel_error(
 
 
 def inter_ocular_distance(
-    target: Float[Tensor, "n k 2"], *, eyes: tuple[int, int] = EYE_CENTRES
+    target: Float[Tensor, "n k 2"],
+    *,
+    eyes: tuple[int, int] = EYE_CENTRES,
+    visible: Bool[Tensor, "n k"] | None = None,
 ) -> Float[Tensor, " n"]:
-    """Distance between the annotated eyes of every image, in the unit of the points.
+    """Distance between the annotated eyes of every image, in the unit of the points; visible or not.
 
-    Raises: ValueError if `eyes` are not two different points, or an image's distance is not above 0.
+    Raises: ValueError if `eyes` are not two different points, or if the distance is not above 0 in an image of
+      which a point is visible.
     """
     first, second = eyes
     points = target.shape[1]
@@ -46,6 +50,8 @@ def inter_ocular_distance(
         raise ValueError(f"eyes must be two different points out of 0..{points - 1}, got {eyes}")
     distance = torch.linalg.vector_norm(target[:, first] - target[:, second], dim=-1)
     usable = (distance > 0) & distance.isfinite()
+    if visible is not None:
+        usable |= ~visible.any(1)  # such an image has no error to be measured
     if not usable.all():
         index = int((~usable).nonzero()[0])
         raise ValueError(
@@ -60,15 +66,15 @@ def inter_ocular_errors(
     target: Float[Tensor, "n k 2"],
     *,
     eyes: tuple[int, int] = EYE_CENTRES,
+    visible: Bool[Tensor, "n k"] | None = None,
 ) -> Float[Tensor, "n k"]:
     """Distance of every point from its target in % of the image's inter-ocular distance.
 
-    The eyes are always the annotated ones, visible or not.
-
-    Raises: ValueError if the shapes differ or an inter-ocular distance is not above 0.
+    Raises: ValueError if the shapes differ, no point is visible, or as inter_ocular_distance().
     """
-    _used(predicted, target, None)
-    return 100 * pixel_errors(predicted, target) / inter_ocular_distance(target, eyes=eyes).unsqueeze(1)
+    _used(predicted, target, visible)
+    distance = inter_ocular_distance(target, eyes=eyes, visible=visible)
+    return 100 * pixel_errors(predicted, target) / distance.unsqueeze(1)
 
 
 def inter_ocular_error_per_image(
@@ -83,7 +89,7 @@ def inter_ocular_error_per_image(
     Raises: ValueError as inter_ocular_error().
     """
     used = _used(predicted, target, visible)
-    errors = inter_ocular_errors(predicted, target, eyes=eyes).where(used, 0)
+    errors = inter_ocular_errors(predicted, target, eyes=eyes, visible=visible).where(used, 0)
     return errors.sum(1) / used.sum(1)
 
 
@@ -100,7 +106,7 @@ def inter_ocular_error(
     Source: DVE and CL, metric.py.
     """
     used = _used(predicted, target, visible)
-    return inter_ocular_errors(predicted, target, eyes=eyes)[used].mean()
+    return inter_ocular_errors(predicted, target, eyes=eyes, visible=visible)[used].mean()
 
 
 def pck(
@@ -150,6 +156,39 @@ def bird_pck(
     images = used.sum(0)
     present = images > 0
     return 100 * (correct.sum(0)[present].to(predicted.dtype) / images[present]).mean()
+
+
+def bird_scores(
+    predicted: Float[Tensor, "n k 2"],
+    target: Float[Tensor, "n k 2"],
+    *,
+    visible: Bool[Tensor, "n k"],
+    side: int = 96,
+    batch_size: int = 32,
+) -> dict[str, float]:
+    """Percentages of correct key points of birds, as LEAD states them and as CL codes them.
+
+    Points: normalised to [-1, 1], the centres of the first and last pixel of images `side` pixels wide.
+    Returns: "pck": the visible points nearer than 5 % of the side, each of the same weight; "pck_coded":
+      bird_pck() of batches in the images' order, weighed by their size; "skipped": how many images have no
+      visible point and so count nowhere.
+    Raises: ValueError if the shapes differ or no point is visible.
+    Source: LEAD, supplement B; CL, eval_animal.py and models/metric.py.
+    """
+    used = _used(predicted, target, visible)
+    counted = used & (target > -1).all(-1)
+    coded = [
+        (len(shown), float(bird_pck(points, truth, visible=shown)))
+        for points, truth, shown in zip(
+            *(values.split(batch_size) for values in (predicted, target, counted)), strict=True
+        )
+        if shown.any()
+    ]
+    return {
+        "pck": float(pck(predicted, target, radius=0.05 * 2 * side / (side - 1), visible=used)),
+        "pck_coded": sum(size * value for size, value in coded) / sum(size for size, _ in coded),
+        "skipped": int((~used.any(1)).sum()),
+    }
 
 
 def _used(predicted: Tensor, target: Tensor, visible: Tensor | None) -> Tensor:

@@ -16,12 +16,16 @@ from typing import Annotated, Union
 
 import tyro
 
+from lead_ray.data.aflw_r import AflwR
 from lead_ray.data.celeba import CelebA, Mafl
-from lead_ray.data.celeba_wild import CelebAWild
+from lead_ray.data.celeba_wild import CelebAWild, MaflUnaligned, MaflWild
+from lead_ray.data.cub import Cub
 from lead_ray.data.folder import Folder
-from lead_ray.data.mtfl import Mtfl
+from lead_ray.data.inat import INatAves
+from lead_ray.data.mtfl import AflwM, Mtfl
 from lead_ray.data.rows import Reader
 from lead_ray.data.synthetic import Synthetic
+from lead_ray.data.w300 import W300
 from lead_ray.errors import for_people
 from lead_ray.packing import (
     Encoding,
@@ -41,7 +45,14 @@ READERS: tuple[type[Reader], ...] = (
     CelebA,
     Mafl,
     CelebAWild,
+    MaflWild,
+    MaflUnaligned,
     Mtfl,
+    AflwM,
+    AflwR,
+    W300,
+    Cub,
+    INatAves,
     Folder,
     Synthetic,
 )  # a new data set: one file in lead_ray/data/ and one line here

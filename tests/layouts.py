@@ -1,18 +1,61 @@
-"""Tiny folders in the exact layouts that the public data sets have, and ways to spoil them."""
+"""Tiny folders in the exact layouts that the public data sets have, ways to spoil them, and the small real sets."""
 
+import io
 import json
+import shlex
+import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from lead_ray.data.crops import Crop
 from lead_ray.data.folder import Folder
-from lead_ray.prepare import prepare
+from lead_ray.data.rows import Reader, Record, render
+from lead_ray.prepare import main, prepare
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+shared = pytest.mark.skipif(not SHARED.exists(), reason="the small real data sets are not here")
 
 FACE = np.array([[68, 111], [109, 112], [89, 132], [72, 151], [105, 151]])
 HEADER = " ".join(
     f"{part}_{axis}" for part in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy"
 )
+
+
+def ids(reader: Reader, split: str = "train") -> list[str]:
+    """The images of a split."""
+    return [record.image_id for record in reader.records() if record.split == split]
+
+
+def rendered(record: Record, crop: Crop) -> tuple[np.ndarray, dict]:
+    """Pixels of the stored image, and its row."""
+    row = render(record, crop, encoding="png")
+    return np.asarray(Image.open(io.BytesIO(row["image"]))), row
+
+
+def counts(*words: str) -> dict[str, tuple[int, int]]:
+    """Images and landmarks of each split that `lead-ray prepare` makes; twice, the second time as the manifest says."""
+    out = Path("-".join([words[2], words[0], *words[3:]]))
+    main([*words, "--out", str(out), "--workers", "0"])
+    manifest = json.loads((out / "manifest.json").read_text())
+    main([*shlex.split(manifest["command"])[2:], "--out", str(out), "--workers", "0"])  # it does nothing
+    return {name: (split["count"], split["landmarks"]) for name, split in manifest["splits"].items()}
+
+
+def unpacked(name: str, count: int, folder: Path) -> Path:
+    """A small real set with the annotations of all of its images and the pixels of some."""
+    (folder / name).mkdir()
+    with tarfile.open(SHARED / name / "images.tar") as tar:
+        members = tar.getmembers()
+        pictures = [member for member in members if not member.name.endswith(".pts")]
+        wanted = pictures[:: len(pictures) // count] + [member for member in members if member.name.endswith(".pts")]
+        tar.extractall(folder / name, members=wanted, filter="data")
+    for file in (SHARED / name).iterdir():
+        if file.name != "images.tar":
+            (folder / name / file.name).symlink_to(file)
+    return folder / name
 
 
 def picture(path: Path, width: int, height: int, *, seed: int = 0) -> Path:
@@ -93,3 +136,114 @@ def prepared_pictures(root: Path) -> Path:
         picture(root / f"raw/{seed:02}.png", 44, 40, seed=seed)
     prepare(Folder(raw=root / "raw"), root / "shards", workers=0, size=40, encoding="png", progress=False)
     return root / "shards"
+
+
+def aflw_m(root: Path) -> Path:
+    """Two crops of set 1 and one of set 2 for training, MTFL's six testing images."""
+    mtfl(root / "MTFL")
+    heading = ["image_file", "crop_file", "face_id", "set", *(f"{axis}{point}" for point in range(5) for axis in "xy")]
+    points = ",".join(map(str, range(31, 41)))
+    rows = [f"image{n}.jpg,cropped/{n}.jpg,{n},{1 if n < 2 else 2},{points}" for n in range(3)]
+    write_lines(root / "aflw_cropped/facedata_cropped.csv", [",".join(heading), *rows])
+    for seed in range(3):
+        picture(root / f"aflw_cropped/cropped/{seed}.jpg", 150, 150, seed=seed)
+    return root
+
+
+def aflw_r(root: Path, *, released: bool = False, **changes) -> Path:
+    """Three training crops and four names in the test list, one of them twice; `changes` go to the test file.
+
+    released: laid out as lmdis-rep gave it out, else as DVE reads it.
+    """
+    lists, folder = ("aflw_data/", "aflw_images") if released else ("", "output")
+    for split, names in {"train": ["a.jpg", "b.jpg", "c.jpg"], "test": ["d.jpg", "e.jpg", "d.jpg", "f.jpg"]}.items():
+        write_lines(root / f"{lists}aflw_{split}_images.txt", names)
+        for seed, name in enumerate(names):
+            picture(root / folder / name, 80, 100, seed=seed)
+        points = np.tile([[30.0, 20], [31, 60], [50, 40], [70, 25], [71, 55]], (len(names), 1, 1))  # y, x
+        content = {"gt": points, "hw": np.tile([100.0, 80], (len(names), 1))}
+        matlab(root / f"{lists}aflw_{split}_keypoints.mat", content | (changes if split == "test" else {}))
+    return root
+
+
+def matlab(path: Path, content: dict) -> Path:
+    from scipy.io import savemat
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    savemat(path, content)
+    return path
+
+
+W300_FACE = np.stack([101 + np.arange(68) * 103 / 67, 61 + np.arange(68) ** 2 % 130], 1).round(3)
+"""68 points, x from 101 to 204, y from 61 to 190."""
+
+
+def pts(path: Path, points: np.ndarray) -> Path:
+    lines = ["version: 1", f"n_points:  {len(points)}", "{", *(f"{x} {y}" for x, y in points.tolist()), "}"]
+    write_lines(path, lines)
+    return path
+
+
+def w300(root: Path) -> Path:
+    """One face in each source, two in afw; ibug with its blank, and with a file that is none of its own."""
+    files = ("afw/2.jpg", "afw/1.jpg", "helen/trainset/1.jpg", "lfpw/trainset/image_0001.png")
+    files += ("helen/testset/1.jpg", "lfpw/testset/image_0001.png", "ibug/image_092 _01.jpg", "ibug/134212_1.jpg")
+    for seed, name in enumerate(files):
+        picture(root / name, 320, 240, seed=seed)
+        pts((root / name).with_suffix(".pts"), W300_FACE)
+    return root
+
+
+def w300_boxes(root: Path, *, box: tuple[float, ...] = (101, 61, 204, 190), field: str = "bb_ground_truth") -> Path:
+    """The official boxes, a MATLAB file for each source."""
+    for file in root.glob("**/*.pts"):
+        folder = file.parent
+        names = sorted(path.name for path in folder.iterdir() if path.suffix != ".pts")
+        cells = np.empty((1, len(names)), object)
+        for column, name in enumerate(names):
+            cells[0, column] = {"imgName": name.replace(" ", ""), field: np.array(box, float)}
+        source = folder.relative_to(root).as_posix().replace("/", "_")
+        matlab(root / f"Bounding Boxes/bounding_boxes_{source}.mat", {"bounding_boxes": cells})
+    return root
+
+
+def w300_cropped(root: Path) -> Path:
+    for seed, (name, listing) in enumerate({"lfpw/1.jpg": "train.txt", "helen/2.jpg": "test_common.txt"}.items()):
+        picture(root / name, 160, 160, seed=seed)
+        pts((root / name).with_suffix(".pts"), W300_FACE / 2)
+        write_lines(root / listing, [name])
+    return root
+
+
+def cub(root: Path) -> Path:
+    """Two images of each of species 1, 14 and 170, the first of each in training; part 3 is hidden in all."""
+    species = {1: "001.Black_footed_Albatross", 14: "014.Indigo_Bunting", 170: "170.Mourning_Warbler"}
+    names = [f"{folder}/{folder[4:]}_{n}.jpg" for folder in species.values() for n in range(2)]
+    for seed, name in enumerate(names):
+        picture(root / "images" / name, 200, 100, seed=seed)
+    numbered = list(enumerate(names, start=1))
+    labels = [f"{image} {number}" for image, number in enumerate([n for n in species for _ in range(2)], start=1)]
+    places = ["0.0 0.0 0" if part == 3 else f"{10.0 * part} {5.0 * part} 1" for part in range(1, 16)]
+    parts = [f"{image} {part} {place}" for image, _ in numbered for part, place in enumerate(places, start=1)]
+    lists = {
+        "classes.txt": [f"{number} {folder}" for number, folder in species.items()],
+        "images.txt": [f"{image} {name}" for image, name in numbered],
+        "image_class_labels.txt": labels,
+        "train_test_split.txt": [f"{image} {image % 2}" for image, _ in numbered],
+        "bounding_boxes.txt": [f"{image} 20.0 10.0 100.0 50.0" for image, _ in numbered],
+        "parts/part_locs.txt": parts,
+    }
+    for file, lines in lists.items():
+        write_lines(root / file, lines)
+    return root
+
+
+def inat(root: Path) -> Path:
+    """Three birds and a plant."""
+    names = ["Aves/Vireo griseus/b.jpg", "Aves/Vireo griseus/a.jpg", "Aves/Ardea alba/c.jpg", "Plantae/Rosa/d.jpg"]
+    paths = [f"train_val_images/{name}" for name in names]
+    for seed, path in enumerate(paths):
+        picture(root / path, 120, 90, seed=seed)
+    images = [{"id": ordinal, "file_name": path} for ordinal, path in enumerate(paths)]
+    (root / "train2017.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    return root

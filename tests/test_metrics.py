@@ -59,6 +59,8 @@ class TestGolden:
         torch.testing.assert_close(values, arrays["out_pck_percent_per_batch"], **tolerance)
         epoch = (values * weights).sum() / weights.sum()
         torch.testing.assert_close(epoch, arrays["out_pck_percent_epoch"], **tolerance)
+        scores = metrics.bird_scores(*inputs[:2], visible=inputs[2], batch_size=size)
+        assert scores["pck_coded"] == pytest.approx(arrays["out_pck_percent_epoch"].item(), rel=1e-5)
 
 
 class TestByHand:
@@ -93,6 +95,15 @@ class TestByHand:
         assert per_image[1].item() == pytest.approx(20)
         assert metrics.inter_ocular_error(predicted, target, visible=visible).item() == pytest.approx(20)
 
+    def test_an_image_without_visible_points_needs_no_eyes(self):
+        predicted, target = self.predicted.repeat(2, 1, 1), self.target.repeat(2, 1, 1)
+        target[0] = 0
+        visible = torch.tensor([[False] * 3, [True] * 3])
+        assert metrics.inter_ocular_error(predicted, target, visible=visible).item() == pytest.approx(20)
+        assert metrics.inter_ocular_error_per_image(predicted, target, visible=visible)[0].isnan()
+        with pytest.raises(ValueError, match="image 0 has inter-ocular distance 0"):
+            metrics.inter_ocular_error(predicted, target, visible=visible.logical_not())
+
     def test_pck_wants_points_nearer_than_the_radius(self):
         percent = [metrics.pck(self.predicted, self.target, radius=r).item() for r in (0.5, 1.0, 1.1, 6.0)]
         assert percent == pytest.approx([100 / 3, 100 / 3, 200 / 3, 100])
@@ -112,6 +123,28 @@ class TestByHand:
         # Point 0 is right in 3 of 3 images, point 1 in 0 of 1: 50 %, though 3 of 4 points are right.
         assert metrics.bird_pck(target + wrong, target, visible=visible).item() == 50
 
+    @pytest.mark.parametrize(
+        ("pixels", "stated", "coded"), [(4.7, 100, 100), (4.9, 0, 100), (5.9, 0, 100), (6.1, 0, 0)]
+    )
+    def test_bird_scores_stated_and_coded(self, pixels, stated, coded):
+        """5 % of 96 pixels are 4.8; coded, everything below 3 of 48, which is 6.06 of 96."""
+        target = torch.zeros(3, 2, 2)
+        predicted = target + torch.tensor([pixels * 2 / 95, 0.0])
+        visible = torch.tensor([[True, False], [False, False], [True, True]])
+        predicted[0, 1] = torch.nan
+        scores = metrics.bird_scores(predicted, target, visible=visible)
+        assert scores == {"pck": stated, "pck_coded": coded, "skipped": 1}
+
+    def test_bird_scores_weigh_batches_by_size_and_pass_over_empty_ones(self):
+        target = torch.zeros(5, 1, 2)
+        predicted = torch.tensor([0.0, 0, 1, 0, 1]).view(5, 1, 1).expand(5, 1, 2)
+        visible = torch.tensor([True, True, False, False, True]).view(5, 1)
+        scores = metrics.bird_scores(predicted, target, visible=visible, batch_size=2)
+        # Batches of 2, 2 and 1 images: 100 %, nothing to see, 0 %.
+        assert scores == {"pck": pytest.approx(200 / 3), "pck_coded": pytest.approx(200 / 3), "skipped": 2}
+        with pytest.raises(ValueError, match="no point is visible"):
+            metrics.bird_scores(predicted, target, visible=~(visible | True))
+
 
 class TestSlowReference:
     def test_inter_ocular_error_matches_a_numpy_loop(self):
@@ -122,6 +155,26 @@ class TestSlowReference:
             errors.extend(100 * numpy.hypot(*(predicted[image, k] - target[image, k])) / eyes for k in range(6))
         got = metrics.inter_ocular_error(torch.tensor(predicted), torch.tensor(target), eyes=(2, 4))
         assert got.item() == pytest.approx(numpy.mean(errors), rel=1e-12)
+
+    def test_bird_scores_match_a_numpy_loop(self):
+        """CL's way, image by image: whole-number distances on 48 pixels, each point's share, batches by their size."""
+        predicted, target = (array.numpy() / 45 - 1 for array in faces(1, images=11))
+        visible = numpy.random.default_rng(0).random((11, 5)) < 0.6
+        total = 0.0
+        for start in range(0, 11, 4):
+            shares = []
+            for point in range(5):
+                hits = []
+                for image in range(start, min(start + 4, 11)):
+                    truth, guess = (47 * (array[image, point] + 1) / 2 for array in (target, predicted))
+                    if visible[image, point] and (truth > 0).all():
+                        hits.append(int(numpy.hypot(*(truth - guess))) < 0.05 * 48)
+                if hits:
+                    shares.append(numpy.mean(hits))
+            total += min(4, 11 - start) * numpy.mean(shares)
+        tensors = torch.tensor(predicted), torch.tensor(target)
+        scores = metrics.bird_scores(*tensors, visible=torch.tensor(visible), batch_size=4)
+        assert scores["pck_coded"] == pytest.approx(100 * total / 11, rel=1e-9)
 
 
 class TestProperties:

@@ -7,7 +7,6 @@ stored image.
 
 import io
 import json
-import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,12 +16,9 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image, ImageOps
 
-Window = tuple[int, int, int, int]
+from lead_ray.data.crops import BadImage, Crop
+
 MAX_PIXELS = 100_000_000  # a larger picture is a mistake or a decompression bomb
-
-
-class BadImage(ValueError):
-    """One image that cannot be used: it is set aside with this reason, and the run goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +37,24 @@ class Record:
     landmarks: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.float32))
     visible: np.ndarray | None = None
     """None: every landmark is visible."""
+    box_factor: float | None = None
+    """The crop's box_factor where it differs from image to image; None: the crop's own."""
+    size: tuple[int, int] | None = None
+    """Width and height that the annotations state for the photograph; None: they state nothing."""
 
     def to_json(self, raw: Path) -> str:
         """One line that from_json() reads back exactly; paths are relative to `raw`, so folders may move."""
         path = self.path.relative_to(raw) if self.path.is_relative_to(raw) else self.path
         visible = None if self.visible is None else self.visible.tolist()
         where = [self.image_id, path.as_posix(), self.split, self.identity]
-        return json.dumps([*where, self.box, self.landmarks.tolist(), visible])
+        rare = {"box_factor": self.box_factor, "size": self.size}
+        stated = {key: value for key, value in rare.items() if value is not None}
+        return json.dumps([*where, self.box, self.landmarks.tolist(), visible, *([stated] if stated else [])])
 
     @classmethod
     def from_json(cls, line: str, raw: Path) -> "Record":
-        image_id, path, split, identity, box, points, visible = json.loads(line)
+        image_id, path, split, identity, box, points, visible, *rare = json.loads(line)
+        stated = rare[0] if rare else {}
         return cls(
             image_id=image_id,
             path=raw / path,
@@ -60,75 +63,9 @@ class Record:
             box=None if box is None else tuple(box),
             landmarks=np.asarray(points, np.float32).reshape(-1, 2),
             visible=None if visible is None else np.asarray(visible, bool),
+            box_factor=stated.get("box_factor"),
+            size=tuple(stated["size"]) if "size" in stated else None,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crop:
-    """The protocol that brings a photograph and its landmarks to the stored square image."""
-
-    kind: Literal["window", "centre", "box"]
-    """window: always the same pixels; centre: the largest centred square; box: a square around the box."""
-    window: Window | None = None
-    """Left, top, width, height in pixels for kind="window"."""
-    source_size: tuple[int, int] | None = None
-    """Width and height that every photograph must have; None: any."""
-    box_factor: float = 1.0
-    """Side of the square over the longer side of the box."""
-    first_pixel: float = 0.0
-    """Coordinate that the annotations give to the centre of the first pixel (1 in MATLAB's convention)."""
-    exact_centres: bool = True
-    """True: x -> (x + 1/2) s - 1/2, which follows the resize exactly. False: x -> x s, as DVE and CL do."""
-    size: int = 136
-    """Side of the stored image in pixels."""
-
-    def __post_init__(self):
-        if self.size < 8:
-            raise ValueError(f"size must be >= 8 pixels, got {self.size}")
-        if not 0 < self.box_factor <= 8:
-            raise ValueError(f"box_factor must be in (0, 8], got {self.box_factor}")
-        if (self.kind == "window") != (self.window is not None):
-            raise ValueError(f"kind='window' and only that needs a window, got {self.kind!r}, {self.window}")
-
-    def place(self, width: int, height: int, box: tuple[float, ...] | None) -> Window:
-        """Left, top, width, height of what is cut from a photograph; it may reach past the edge."""
-        if self.source_size not in (None, (width, height)):
-            expected = "x".join(map(str, self.source_size))
-            raise BadImage(f"is {width}x{height} pixels, this set's images are {expected}")
-        if self.kind == "window":
-            return self.window
-        if self.kind == "centre":
-            side = min(width, height)
-            return (width - side) // 2, (height - side) // 2, side, side
-        if box is None:
-            raise BadImage("has no box to crop")
-        if not all(math.isfinite(value) for value in box) or min(box[2:]) <= 0:
-            raise BadImage(f"box {list(box)} has no area")
-        left, top = box[0] - self.first_pixel, box[1] - self.first_pixel
-        if left >= width or top >= height or left + box[2] <= 0 or top + box[3] <= 0:
-            raise BadImage(f"box {list(box)} lies outside its {width}x{height} pixels")
-        side = max(1, round(self.box_factor * max(box[2:])))
-        if side > 4 * max(width, height):
-            raise BadImage(f"box {list(box)} is far larger than its {width}x{height} pixels")
-        return round(left + (box[2] - side) / 2), round(top + (box[3] - side) / 2), side, side
-
-    def points(self, points: np.ndarray, window: Window) -> np.ndarray:
-        """Points of the photograph -> points of the stored image; [n, 2] to [n, 2] float32."""
-        scale = self.size / np.array(window[2:], np.float64)
-        half = 0.5 if self.exact_centres else 0.0
-        placed = np.asarray(points, np.float64).reshape(-1, 2) - self.first_pixel - window[:2]
-        return ((placed + half) * scale - half).astype(np.float32)
-
-    def pixels(self, image: Image.Image, window: Window) -> Image.Image:
-        """Cut and resize (bilinear, antialiased: DVE's Resize); past the edge, edge pixels repeat."""
-        left, top, width, height = window
-        right, bottom = left + width, top + height
-        inside = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
-        cut = image.crop(inside)
-        if inside != (left, top, right, bottom):
-            around = (inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]), (0, 0)
-            cut = Image.fromarray(np.pad(np.asarray(cut), around, mode="edge"))
-        return cut.resize((self.size, self.size), Image.Resampling.BILINEAR)
 
 
 @runtime_checkable
@@ -192,7 +129,9 @@ def render(record: Record, crop: Crop, *, encoding: Literal["jpeg", "png"] = "jp
     if len(broken):
         raise BadImage(f"landmark {broken[0]} is {points[broken[0]].tolist()}")
     image = open_rgb(record.path)
-    window = crop.place(image.width, image.height, record.box)
+    if record.size not in (None, image.size):
+        raise BadImage(f"is {image.width}x{image.height} pixels, its annotation says {'x'.join(map(str, record.size))}")
+    window = crop.place(image.width, image.height, record.box, record.box_factor)
     upright = points - crop.first_pixel  # pixel i covers i - 1/2 .. i + 1/2
     visible = visible & ((upright >= -0.5) & (upright < np.array(image.size) - 0.5)).all(1)
     buffer = io.BytesIO()
@@ -201,7 +140,7 @@ def render(record: Record, crop: Crop, *, encoding: Literal["jpeg", "png"] = "jp
     box = None
     if record.box is not None:
         corner = crop.points(np.array([record.box[:2]]), window)[0].tolist()
-        box = [*corner, record.box[2] * crop.size / window[2], record.box[3] * crop.size / window[3]]
+        box = [*corner, record.box[2] * crop.inner / window[2], record.box[3] * crop.inner / window[3]]
     return {
         "image_id": record.image_id,
         "image": buffer.getvalue(),

@@ -34,8 +34,8 @@ class Scale:
         step = self.batch_per_gpu / self.images_per_second
         image = PIXEL_BYTES * self.stored**2
         print(
-            f"ResNet-{self.depth}: {gradients / 1e6:.0f} MB of gradients a step, {statistics / 1e6:.1f} MB of statistics "
-            f"with --sync-batchnorm; {1e3 * step:.1f} ms a step at {self.images_per_second:,.0f} images/s"
+            f"ResNet-{self.depth}: {gradients / 1e6:.0f} MB of gradients a step, {statistics / 1e6:.1f} MB of "
+            f"statistics with --sync-batchnorm; {1e3 * step:.1f} ms a step at {self.images_per_second:,.0f} images/s"
         )
         rows = []
         for gpus in self.gpus:
