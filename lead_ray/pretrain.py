@@ -17,6 +17,7 @@ from lead_ray.models import weights
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
 from lead_ray.objectives.contrast import Contrast, ContrastSettings
+from lead_ray.objectives.moco import Moco, MocoSettings
 from lead_ray.stage import Stage
 
 
@@ -28,11 +29,20 @@ class Pretrain(Stage):
     objective: (
         Annotated[ByolSettings, tyro.conf.subcommand("byol")]
         | Annotated[ContrastSettings, tyro.conf.subcommand("contrast")]
+        | Annotated[MocoSettings, tyro.conf.subcommand("moco")]
     ) = field(default_factory=ByolSettings)
     init: Path | None = None
     """Stage-1 run or weights to go on from; the trunk must be the same. Heads and optimiser start anew."""
 
     kind = "stage1"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.objective, MocoSettings) and self.objective.queue % self.optim.batch_size:
+            raise ValueError(
+                f"objective.queue must be a multiple of optim.batch_size={self.optim.batch_size}, "
+                f"got {self.objective.queue}"
+            )
 
     def matters(self) -> dict:
         """The weights to go on from matter, not where they lie."""
@@ -44,6 +54,8 @@ class Pretrain(Stage):
             trunk.load_state_dict(weights.load_trunk(self.init, self.trunk).state_dict())
         if isinstance(self.objective, ContrastSettings):
             return Contrast(trunk, self.objective)
+        if isinstance(self.objective, MocoSettings):
+            return Moco(trunk, self.objective)
         return Byol(trunk, self.objective)
 
 

@@ -11,27 +11,60 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from lead_ray.models.dve import DveNetworkSettings, Hourglass, SmallNet, dve_network
 from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
+from lead_ray.models.projection import CompactEncoder, Projection, ProjectionSettings
+from lead_ray.models.reduce import Reduction, ReductionSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
 
 LOAD = "lead_ray.models.weights.load('PATH'): image batch -> list of feature maps"
+
+PARTS = {
+    "trunk": TrunkSettings,
+    "fpn": FpnSettings,
+    "projection": ProjectionSettings,
+    "reduction": ReductionSettings,
+    "network": DveNetworkSettings,
+}
+KINDS = {
+    "trunk": {"trunk"},
+    "dense": {"trunk", "fpn"},
+    "projected": {"trunk", "projection"},
+    "reduced": {"trunk", "reduction"},
+    "dve": {"network"},
+}
+"""The parts that each kind of encoder has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """What a file of weights is."""
 
-    kind: Literal["trunk", "dense"]
-    trunk: TrunkSettings
+    kind: Literal["trunk", "dense", "projected", "reduced", "dve"]
+    trunk: TrunkSettings | None = None
     fpn: FpnSettings | None = None
+    projection: ProjectionSettings | None = None
+    reduction: ReductionSettings | None = None
+    network: DveNetworkSettings | None = None
     trained: dict
     """Data, steps, images seen, commit: how the weights came about."""
     load: str = LOAD
 
+    def __post_init__(self):
+        given = {name for name in PARTS if getattr(self, name) is not None}
+        if given != KINDS.get(self.kind):
+            raise ValueError(f"kind={self.kind!r} with {sorted(given)}: kinds and their parts are {KINDS}")
+
 
 def build(card: Card) -> nn.Module:
     """The encoder that a card describes, with fresh weights."""
+    if card.kind == "dve":
+        return dve_network(card.network)
     trunk = Trunk(card.trunk)
+    if card.kind == "projected":
+        return CompactEncoder(trunk, Projection(trunk.channels, card.projection), finer=card.projection.finer)
+    if card.kind == "reduced":
+        return CompactEncoder(trunk, Reduction(trunk.channels, card.reduction))
     return trunk if card.kind == "trunk" else DenseEncoder(trunk, Fpn(trunk.channels, card.fpn))
 
 
@@ -39,6 +72,13 @@ def describe(encoder: nn.Module, trained: dict) -> Card:
     """The card of an encoder."""
     if isinstance(encoder, DenseEncoder):
         return Card(kind="dense", trunk=encoder.trunk.settings, fpn=encoder.fpn.settings, trained=trained)
+    if isinstance(encoder, CompactEncoder):
+        trunk, decoder = encoder.trunk.settings, encoder.decoder.settings
+        if isinstance(encoder.decoder, Projection):
+            return Card(kind="projected", trunk=trunk, projection=decoder, trained=trained)
+        return Card(kind="reduced", trunk=trunk, reduction=decoder, trained=trained)
+    if isinstance(encoder, Hourglass | SmallNet):
+        return Card(kind="dve", network=encoder.settings, trained=trained)
     return Card(kind="trunk", trunk=encoder.settings, trained=trained)
 
 
@@ -72,9 +112,9 @@ def read_card(path: Path | str) -> Card:
     try:
         with safe_open(path, framework="pt") as file:
             fields = json.loads(file.metadata()["lead_ray"])
-        fields["trunk"] = TrunkSettings(**fields["trunk"])
-        if fields["fpn"] is not None:
-            fields["fpn"] = FpnSettings(**fields["fpn"])
+        for name, settings in PARTS.items():
+            if fields.get(name) is not None:
+                fields[name] = settings(**fields[name])
         return Card(**fields)
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is not a lead_ray encoder (safetensors with its card): {error}") from error
