@@ -28,7 +28,7 @@ def coarse_to_fine(name: str, small_steps: int, steps: int, *, data: Path, out: 
         "trunk": TrunkSettings(depth=18, width=0.25),
         "objective": ContrastSettings(hidden=512),
     }
-    coarse = Optim(lr=0.2, batch_size=128, steps=small_steps, warmup_epochs=4)
+    coarse = Optim(lr=0.2, batch_size=128, steps=small_steps, warmup_epochs=4.0)
     start = run(Pretrain(name=f"{name}64", views=small_views(64, 0.2), optim=coarse, **common))
     fine = Optim(lr=0.1, batch_size=128, steps=steps, warmup_epochs=0.5)
     return run(Pretrain(name=f"{name}96", init=start.path, views=small_views(96, 0.2), optim=fine, **common))
