@@ -10,7 +10,7 @@ regression on virtual points of images that the detectors have not seen; without
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,6 +33,7 @@ class Ridge(NamedTuple):
 
 def fit_detectors(
     blocks: Blocks,
+    images: Int64[Tensor, " n"],
     landmarks: Float[Tensor, "n k 2"],
     visible: Bool[Tensor, "n k"],
     *,
@@ -45,7 +46,8 @@ def fit_detectors(
 ) -> tuple[Regressor, list[Tensor]]:
     """The start, and the standard deviation of every channel within an image.
 
-    Folds are runs of consecutive images, so copies of one image that follow each other stay together.
+    Images: which of the blocks' are annotated. Folds are runs of consecutive ones, so copies of one image that
+      follow each other stay together.
 
     Raises: ValueError if a feature is not finite.
     """
@@ -54,12 +56,12 @@ def fit_detectors(
     offsets = spread * torch.randn(marks, points, 2, generator=generator, device=generator.device).to(device)
     sample = torch.randperm(count, generator=generator, device=generator.device)[:SAMPLE]
     sample = sample.sort().values.to(device)
-    deviations, correlation = correlations([block[sample] for block in blocks], grid=grid)
+    deviations, correlation = correlations([block[images[sample]] for block in blocks], grid=grid)
     if not correlation.isfinite().all():
         raise ValueError("blocks hold values that are not finite; check the encoder, or store float32")
     deviation = torch.cat(deviations)
     fold = torch.arange(count, device=device) * min(folds, count) // count
-    means = _means_without_fold(blocks, landmarks, visible, offsets, fold)
+    means = _means_without_fold(blocks, images, landmarks, visible, offsets, fold)
     whitened = (means / deviation).flatten(0, 1).mT
     identity = torch.eye(len(correlation), device=device)
     best = None
@@ -67,13 +69,13 @@ def fit_detectors(
         factor = torch.linalg.cholesky(correlation + shrinkage * identity)
         weights = torch.cholesky_solve(whitened, factor).mT.reshape(means.shape) / deviation
         candidate = [part.contiguous() for part in weights.split([len(part) for part in deviations], dim=-1)]
-        unseen = _unseen_points(blocks, candidate, fold, sample, marks, grid, temperature)
+        unseen = _unseen_points(blocks, images, candidate, fold, sample, marks, grid, temperature)
         error = ridge(unseen, landmarks[sample], visible[sample]).error
         if best is None or error < best[0]:
             best = error, candidate
     _, weights = best
     every = torch.arange(count, device=device)
-    unseen = _unseen_points(blocks, weights, fold, every, marks, grid, temperature)
+    unseen = _unseen_points(blocks, images, weights, fold, every, marks, grid, temperature)
     linear, bias, _ = ridge(unseen, landmarks, visible)
     return Regressor(tuple(weight[-1] for weight in weights), linear, bias, temperature, grid), deviations
 
@@ -134,7 +136,7 @@ def ridge(inputs: Float[Tensor, "k n m"], landmarks: Float[Tensor, "n k 2"], vis
 
 
 def _means_without_fold(
-    blocks: Blocks, landmarks: Tensor, visible: Tensor, offsets: Tensor, fold: Tensor
+    blocks: Blocks, images: Tensor, landmarks: Tensor, visible: Tensor, offsets: Tensor, fold: Tensor
 ) -> Float[Tensor, "f m c"]:
     """Mean feature at every landmark + offset over the images outside each fold, and last over all images.
 
@@ -148,7 +150,7 @@ def _means_without_fold(
         places = (landmarks[part].unsqueeze(2) + offsets).clamp(-1, 1).flatten(1, 2).unsqueeze(1)
         found = []
         for block in blocks:
-            block = block[part].float()
+            block = block[images[part]].float()
             values = functional.grid_sample(block, places, padding_mode="border", align_corners=False)
             found.append(values[:, :, 0] - block.mean((2, 3)).unsqueeze(-1))
         total = total + torch.einsum("nf,nm,ncm->fmc", member[part], used[part], torch.cat(found, dim=1))
@@ -162,19 +164,20 @@ def _means_without_fold(
 
 def _unseen_points(
     blocks: Blocks,
+    images: Tensor,
     weights: list[Tensor],
     fold: Tensor,
-    images: Tensor,
+    places: Tensor,
     marks: int,
     grid: int,
     temperature: float,
 ) -> Float[Tensor, "k n points_2"]:
-    """Virtual points of some images, each from the detectors that were made without its fold."""
+    """Virtual points of the images at some places, each from the detectors that were made without its fold."""
     found = []
-    for number in fold[images].unique().tolist():
+    for number in fold[places].unique().tolist():
         idle = torch.zeros(marks, 1, 2, device=images.device)
         own = tuple(weight[number] for weight in weights)
         regressor = Regressor(own, idle, idle[:, 0], temperature, grid)
-        for part in images[fold[images] == number].split(CHUNK):
-            found.append(regressor.virtual_points([block[part] for block in blocks]))
+        for part in places[fold[places] == number].split(CHUNK):
+            found.append(regressor.virtual_points([block[images[part]] for block in blocks]))
     return torch.cat(found, dim=1)

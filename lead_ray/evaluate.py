@@ -1,11 +1,14 @@
 """Errors of a frozen encoder: landmark regression and landmark matching.
 
 python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task matching --data mafl
-python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task regression --data mafl --annotations 10 --seeds 0 1 2
+python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task regression --data mafl --annotations 1 10 100 --seeds 0 1 2
 python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task matching --data mafl --features untrained    # a floor
 """
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from math import ceil
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Any, Literal
@@ -15,13 +18,14 @@ import tyro
 from torch import Tensor, nn
 
 from lead_ray import features, metrics, regression, shards
+from lead_ray.annotated import Draw, annotate
 from lead_ray.artefacts import digest, plain, read_json, write_json
 from lead_ray.errors import for_people
 from lead_ray.machine import environment
 from lead_ray.matching import Matching, match_pairs
 from lead_ray.models import weights
 from lead_ray.models.baselines import ColourPatches, untrained
-from lead_ray.regression import RegressionSettings
+from lead_ray.regression_settings import ReadOut, RegressionSettings, named
 from lead_ray.stage import pick_device
 
 Features = Literal["learned", "untrained", "colour"]
@@ -44,15 +48,17 @@ class Evaluate:
     """What the error is measured on."""
     limit: int | None = None
     """Only the first so many test images."""
-    annotations: int | None = None
-    """Annotated images for regression; all if not given."""
+    annotations: int | tuple[int, ...] | None = None
+    """Annotated images for regression; all if not given. Several numbers: a result of each, fitted together."""
     copies: int = 0
     """Warped copies of each annotated image to train on in its place (DVE's limited-annotation protocol)."""
+    copies_in_all: int = 0
+    """In place of `copies`: as many of each as make that many together (CL's make 1,000)."""
     seeds: tuple[int, ...] = (0,)
     """Repeats. Regression: which images are annotated, and the regressor's start; matching: the warps."""
     eyes: tuple[int, int] | None = None
     """Points whose distance is 100 %; if not given, 0 1 of 5 landmarks and 36 45 of 68."""
-    readout: Literal["ours", "paper", "paper-limited"] = "ours"
+    readout: ReadOut = "ours"
     """How landmarks are read out. ours: as `regression` says. paper: CL's, its stop on MAFL (120 epochs).
     paper-limited: CL's for a few images in warped copies (1,000 epochs). Of `regression` these two take the
     grid, `epochs` if above 0, and paper the `epoch_steps`."""
@@ -61,12 +67,17 @@ class Evaluate:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
-        for name, least in (("limit", 1), ("annotations", 1), ("copies", 0)):
+        for name, least in (("limit", 1), ("copies", 0), ("copies_in_all", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be >= {least}, got {value}")
-        if not self.seeds:
-            raise ValueError("seeds must hold at least one number, got none")
+        for name, values in (("seeds", self.seeds), ("annotations", self.counts())):
+            if not values:
+                raise ValueError(f"{name} must hold at least one number, got none")
+        if any(count is not None and count < 1 for count in self.counts()):
+            raise ValueError(f"annotations must be >= 1, got {self.annotations}")
+        if self.copies_in_all and (self.copies or self.annotations is None):
+            raise ValueError(f"copies_in_all={self.copies_in_all} needs annotations, and takes the place of copies")
         self.regressor()  # checks that the epochs fit the schedule
 
     @property
@@ -74,14 +85,23 @@ class Evaluate:
         """Where results and cached features go: the run's folder, or beside the weights."""
         return self.run if self.run.is_dir() else self.run.with_suffix("")
 
+    def counts(self) -> Sequence[int | None]:
+        """Numbers of annotated images; None: all."""
+        return self.annotations if isinstance(self.annotations, tuple) else (self.annotations,)
+
+    def each(self) -> "list[Evaluate]":
+        """These settings with every one of their numbers of annotated images."""
+        if self.task == "matching":
+            return [self]
+        in_all = self.copies_in_all
+        return [
+            replace(self, annotations=count, copies=ceil(in_all / count) if in_all else self.copies, copies_in_all=0)
+            for count in self.counts()
+        ]
+
     def regressor(self) -> RegressionSettings:
         """The settings that `readout` stands for."""
-        given = self.regression
-        if self.readout == "ours":
-            return given
-        if self.readout == "paper":
-            return regression.paper(given.epochs or 120, epoch_steps=given.epoch_steps, grid=given.grid)
-        return regression.paper_limited(given.epochs or 1000, grid=given.grid)
+        return named(self.readout, self.regression)
 
     def eyes_among(self, points: int) -> tuple[int, int]:
         """The points whose distance is 100 %, of so many.
@@ -95,31 +115,33 @@ class Evaluate:
 
     def encoder(self) -> nn.Module:
         card = weights.read_card(self.run)
-        encoders = {
-            "learned": lambda: weights.load(self.run),
-            "untrained": lambda: untrained(card),
-            "colour": ColourPatches,
-        }
-        return encoders[self.features]().eval().to(pick_device(self.device))
+        learned, floor = partial(weights.load, self.run), partial(untrained, card)
+        encoder = {"learned": learned, "untrained": floor, "colour": ColourPatches}[self.features]()
+        return encoder.eval().to(pick_device(self.device))
 
 
 def evaluate(settings: Evaluate) -> dict[str, Any]:
-    """Measure, write the run's eval/<task>-<data>-....json, return its content; a result that exists is read."""
+    """Measure, write the run's eval/<task>-<data>-....json, return its content; a result that exists is read.
+
+    Raises: ValueError if several numbers of annotations are given.
+    """
+    if len(several := settings.each()) > 1:
+        raise ValueError(f"annotations must be one number here, got {settings.annotations}: use evaluate_each()")
+    return evaluate_each(several[0])[0]
+
+
+def evaluate_each(settings: Evaluate) -> list[dict[str, Any]]:
+    """evaluate() for every number of annotations; what is missing is measured together."""
     manifest = shards.read_manifest(settings.data)
-    path = settings.folder / "eval" / f"{_name(settings, manifest)}.json"
-    if path.exists():
-        return read_json(path)
+    several = settings.each()
+    paths = [settings.folder / "eval" / f"{_name(single, manifest)}.json" for single in several]
+    missing = {path: single for path, single in zip(paths, several, strict=True) if not path.exists()}
     measure = {"regression": _regression, "matching": _matching}[settings.task]
-    result = {
-        "task": settings.task,
-        "features": settings.features,
-        "data": manifest.dataset,
-        **measure(settings),
-        "settings": plain(settings),
-        "environment": environment(),
-    }
-    write_json(path, result)
-    return result
+    found = measure(list(missing.values())) if missing else []
+    for (path, single), result in zip(missing.items(), found, strict=True):
+        head = {"task": single.task, "features": single.features, "data": manifest.dataset}
+        write_json(path, {**head, **result, "settings": _plain(single), "environment": environment()})
+    return [read_json(path) for path in paths]
 
 
 def numbers(result: dict[str, Any]) -> dict[str, Any]:
@@ -129,9 +151,14 @@ def numbers(result: dict[str, Any]) -> dict[str, Any]:
 
 def _name(settings: Evaluate, manifest: shards.Manifest) -> str:
     measured = {"data": manifest.fingerprint, "run": weights.fingerprint(settings.run)}
-    matters = plain(settings) | measured | {"device": None}
+    matters = _plain(settings) | measured | {"device": None}
     few = f"-{settings.annotations}" if settings.annotations else ""
     return f"{settings.task}-{manifest.dataset}-{settings.features}{few}-{digest(matters)}"
+
+
+def _plain(settings: Evaluate) -> dict[str, Any]:
+    """Without what each() has spelt out: results keep the names that they had before there was such a field."""
+    return {name: value for name, value in plain(settings).items() if name != "copies_in_all"}
 
 
 def _test_images(settings: Evaluate) -> shards.Images:
@@ -141,16 +168,11 @@ def _test_images(settings: Evaluate) -> shards.Images:
     count = settings.limit or len(images.ids)
     if count > len(images.ids):
         raise ValueError(f"limit must be at most the {len(images.ids)} images of {settings.test_split}, got {count}")
-    return shards.Images(
-        pixels=images.pixels[:count],
-        ids=images.ids[:count],
-        identity=images.identity[:count],
-        landmarks=images.landmarks[:count],
-        visible=images.visible[:count],
-    )
+    return shards.Images(**{each.name: getattr(images, each.name)[:count] for each in fields(images)})
 
 
-def _matching(settings: Evaluate) -> dict[str, Any]:
+def _matching(several: Sequence[Evaluate]) -> list[dict[str, Any]]:
+    (settings,) = several
     images = _test_images(settings)
     eyes = settings.eyes_among(images.landmarks.shape[1])
     encoder, device = settings.encoder(), pick_device(settings.device)
@@ -162,46 +184,45 @@ def _matching(settings: Evaluate) -> dict[str, Any]:
         how = replace(settings.matching, seed=seed)
         runs.append(match_pairs(pixels, points, encoder, how, eyes=eyes, visible=visible).summary())
     means = {name: fmean(run[name] for run in runs) for name in runs[0]}
-    return {"pairs": even // 2, **means, "errors": [run["cl_diff_error"] for run in runs], "runs": runs}
+    return [{"pairs": even // 2, **means, "errors": [run["cl_diff_error"] for run in runs], "runs": runs}]
 
 
-def _regression(settings: Evaluate) -> dict[str, Any]:
+def _regression(several: Sequence[Evaluate]) -> list[dict[str, Any]]:
+    """Settings that differ in their annotations and copies; all their repeats are fitted together."""
+    settings = several[0]
     train, test = shards.load(settings.data, settings.train_split), _test_images(settings)
     eyes = settings.eyes_among(test.landmarks.shape[1])
     encoder, device = settings.encoder(), pick_device(settings.device)
+    counts = [single.annotations or len(train.ids) for single in several]
+    pairs = zip(counts, several, strict=True)
+    draws = [Draw(count, single.copies, seed) for count, single in pairs for seed in settings.seeds]
+    everyone = partial(_cached, settings, encoder, train, settings.train_split, device)
+    given = annotate(draws, train, encoder, device, everyone)
     test_blocks = _cached(settings, encoder, test, settings.test_split, device)
     truth, visible = features.normalised_landmarks(test).to(device), torch.from_numpy(test.visible).to(device)
-    everyone = features.normalised_landmarks(train)
+
+    def error(predicted: Tensor) -> float:
+        return regression.evaluate(predicted, truth, eyes=eyes, visible=visible).mean
+
     errors, floors = [], []
-    for seed in settings.seeds:
-        generator = torch.Generator().manual_seed(seed)
-        count = settings.annotations or len(train.ids)
-        chosen = regression.annotations(count, len(train.ids), seed)
-        points, seen = everyone[chosen], torch.from_numpy(train.visible)[chosen]
-        if settings.copies:
-            pixels, copied = regression.warped_copies(
-                train.pixels[chosen], torch.from_numpy(train.landmarks)[chosen], settings.copies, generator
-            )
-            blocks = features.extract(encoder, pixels.to(device), cropped=True)
-            points, seen = copied, seen.repeat_interleave(settings.copies, dim=0)
-        elif settings.annotations:
-            blocks = features.extract(encoder, train.pixels[chosen].to(device))
-        else:
-            blocks = [b[chosen.to(device)] for b in _cached(settings, encoder, train, settings.train_split, device)]
-        points, seen = points.to(device), seen.to(device)
-        fitted = regression.fit(blocks, points, settings.regressor(), generator, visible=seen)
-        errors.append(regression.evaluate(fitted.predict(test_blocks), truth, eyes=eyes, visible=visible).mean)
-        mean_face = regression.mean_face(points, len(truth), visible=seen)
-        floors.append(regression.evaluate(mean_face, truth, eyes=eyes, visible=visible).mean)
-    return {
-        "images": len(test.ids),
-        "annotations": settings.annotations or len(train.ids),
-        "error": fmean(errors),
-        "error_std": stdev(errors) if len(errors) > 1 else None,
-        "errors": errors,
-        "mean_face": fmean(floors),
-        "mean_faces": floors,
-    }
+    for blocks, sets in given:
+        fitted = regression.fit_many(blocks, sets, settings.regressor())
+        errors += [error(regressor.predict(test_blocks)) for regressor in fitted]
+        floors += [error(regression.mean_face(each.landmarks, len(truth), visible=each.visible)) for each in sets]
+    size = len(settings.seeds)
+    found = [(errors[first : first + size], floors[first : first + size]) for first in range(0, len(draws), size)]
+    return [
+        {
+            "images": len(test.ids),
+            "annotations": count,
+            "error": fmean(own),
+            "error_std": stdev(own) if size > 1 else None,
+            "errors": own,
+            "mean_face": fmean(floor),
+            "mean_faces": floor,
+        }
+        for count, (own, floor) in zip(counts, found, strict=True)
+    ]
 
 
 def _cached(
@@ -213,16 +234,16 @@ def _cached(
         "split": split,
         "images": len(images.ids),
     }
-    key = digest(measured | {"features": settings.features})
-    path = settings.folder / "features" / f"{split}-{settings.features}-{key}.safetensors"
-    return features.cached(path, encoder, images.pixels.to(device))
+    name = f"{split}-{settings.features}-{digest(measured | {'features': settings.features})}.safetensors"
+    return features.cached(settings.folder / "features" / name, encoder, images.pixels.to(device))
 
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("evaluate"):
-        result = evaluate(tyro.cli(Evaluate, args=arguments, description=__doc__))
-    for name, value in numbers(result).items():
-        print(f"{name:24} {value:8.3f}" if isinstance(value, float) else f"{name:24} {value}")
+        results = evaluate_each(tyro.cli(Evaluate, args=arguments, description=__doc__))
+    for result in results:
+        for name, value in numbers(result).items():
+            print(f"{name:24} {value:8.3f}" if isinstance(value, float) else f"{name:24} {value}")
 
 
 if __name__ == "__main__":

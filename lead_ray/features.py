@@ -24,16 +24,19 @@ def crops(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 ch cw"]:
 def extract(
     encoder: nn.Module, images: UInt8[Tensor, "n 3 h w"], *, cropped: bool = False, batch_size: int = 64
 ) -> list[Tensor]:
-    """Blocks of all images in float16, on the images' device, finest first.
+    """Blocks of all images in float16, on the images' device, finest first, channels-last in memory.
 
     Args:
         cropped: the images are crops already.
+    Raises: ValueError if the encoder is in training mode: its BatchNorm would mix the images of a batch.
     """
+    if encoder.training:
+        raise ValueError("the encoder is in training mode: call its eval() first")
 
     def batches() -> Iterator[list[Tensor]]:
         for batch in images.split(batch_size):
             inputs = augment.normalise(batch.float() / 255) if cropped else crops(batch)
-            yield [block.half() for block in encoder(inputs)]
+            yield [block.to(torch.float16, memory_format=torch.channels_last) for block in encoder(inputs)]
 
     return [torch.cat(blocks) for blocks in zip(*batches(), strict=True)]
 
@@ -41,11 +44,13 @@ def extract(
 def cached(path: Path, encoder: nn.Module, images: UInt8[Tensor, "n 3 h w"]) -> list[Tensor]:
     """extract(), kept in a file that later calls read instead."""
     if path.exists():
-        blocks = load_file(path, device=str(images.device))
-        return [blocks[f"block{level}"] for level in range(len(blocks))]
+        kept = load_file(path, device=str(images.device))
+        if "block0" in kept:  # of an earlier version, channel by channel
+            return [kept[f"block{level}"].to(memory_format=torch.channels_last) for level in range(len(kept))]
+        return [kept[f"rows{level}"].permute(0, 3, 1, 2) for level in range(len(kept))]
     blocks = extract(encoder, images)
     with atomic(path) as temporary:
-        save_file({f"block{level}": block.contiguous() for level, block in enumerate(blocks)}, temporary)
+        save_file({f"rows{level}": block.permute(0, 2, 3, 1) for level, block in enumerate(blocks)}, temporary)
     return blocks
 
 

@@ -4,10 +4,9 @@ Features are blocks (see regressor.py), computed once by a frozen encoder. Landm
 -1 and +1 are the centres of the first and last pixel of the encoder's input.
 """
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy
 import torch
@@ -15,83 +14,10 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from lead_ray import geometry, metrics
+from lead_ray.descent import Annotated, most_together, train
 from lead_ray.detectors import fit_detectors
-from lead_ray.regressor import Blocks, Regressor, loss, random_start
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegressionSettings:
-    """How a regressor is started and trained: the defaults are ours, paper() and paper_limited() CL's.
-
-    Raises: ValueError if a field is outside its range.
-    """
-
-    start: Literal["random", "detectors"] = "detectors"
-    """random: DVE and CL. detectors: closed form, from the annotations and the features' correlations."""
-    grid: int = 48
-    """Cells per side of the response maps; 24 costs a third and was as good."""
-    points: int = 50
-    """Virtual points per landmark."""
-    temperature: float = 2.0
-    """Factor on the responses inside the softmax."""
-    spread: float = 0.2
-    """Standard deviation of the detectors' places around their landmark, normalised units."""
-    folds: int = 10
-    """Runs of images that judge each other when the start chooses its regularisation; see detectors.py."""
-    epochs: int = 0
-    """Epochs of gradient descent after the start."""
-    schedule_epochs: int | None = None
-    """Epochs of the whole cosine; None: all of `epochs`. CL stops early on a longer one."""
-    epoch_steps: int | None = None
-    """Steps that count as an epoch; None: until every image was seen once."""
-    batch_size: int = 32
-    lr: float = 1e-3
-    final_lr: float = 8e-4
-    """Where the cosine would end, as a share of lr."""
-    weight_decay: float = 0.0
-    """Adam's: added to the gradient."""
-
-    def __post_init__(self):
-        if self.start not in ("random", "detectors"):
-            raise ValueError(f"regression.start must be random or detectors, got {self.start!r}")
-        bounds = {
-            ">= 1": ("grid", "points", "folds", "schedule_epochs", "epoch_steps", "batch_size"),
-            ">= 0": ("epochs", "spread", "weight_decay", "final_lr"),
-            "> 0": ("temperature", "lr"),
-        }
-        for bound, name in [(bound, name) for bound, names in bounds.items() for name in names]:
-            value = getattr(self, name)
-            if value is not None and (value < int(bound[-1]) or (bound == "> 0" and value == 0)):
-                raise ValueError(f"regression.{name} must be {bound}, got {value}")
-        if self.schedule_epochs is not None and self.schedule_epochs < self.epochs:
-            raise ValueError(f"schedule_epochs must be >= epochs={self.epochs}, got {self.schedule_epochs}")
-
-
-def paper(stop: int = 120, *, epoch_steps: int | None = None, grid: int = 48) -> RegressionSettings:
-    """CL's read-out, which LEAD took over: 120 epochs on MAFL, 45 on AFLW, 80 on 300W, of a cosine over 200.
-
-    `epoch_steps` keeps the original's steps on fewer images: 317 for AFLW's 10,122 in batches of 32.
-    Beware: on features of many channels it starts saturated and only the linear layer learns.
-    Source: CL, eval_face.py and README.
-    """
-    schedule = {"epochs": stop, "schedule_epochs": 200, "epoch_steps": epoch_steps}
-    return RegressionSettings(start="random", temperature=100.0, weight_decay=5e-4, grid=grid, **schedule)
-
-
-def paper_limited(epochs: int = 1000, *, grid: int = 48) -> RegressionSettings:
-    """CL's read-out of a few annotated images: train it on warped_copies() that make 1,000.
-
-    CL warps anew in every epoch; frozen features are computed once, so here the copies stay.
-    Source: CL, eval_face.py (lr 0.01, weight decay 0.05, 1,000 epochs).
-    """
-    return replace(paper(1, grid=grid), epochs=epochs, schedule_epochs=None, lr=0.01, weight_decay=0.05)
-
-
-def learning_rate(epoch: int, settings: RegressionSettings) -> float:
-    """Rate of an epoch, counted from 0: CL steps its cosine before each epoch, so the first is below lr."""
-    lowest = settings.final_lr * settings.lr
-    share = (epoch + 1) / (settings.schedule_epochs or settings.epochs)
-    return lowest + (settings.lr - lowest) * (1 + math.cos(math.pi * share)) / 2
+from lead_ray.regression_settings import RegressionSettings
+from lead_ray.regressor import Blocks, Regressor, random_start
 
 
 def fit(
@@ -113,63 +39,61 @@ def fit(
         raise ValueError(f"every block must hold the {len(landmarks)} annotated images, got {counts}")
     if visible is None:
         visible = torch.ones(landmarks.shape[:2], dtype=torch.bool, device=landmarks.device)
-    if missing := (~visible.any(0)).nonzero().flatten().tolist():
-        raise ValueError(f"landmarks {missing} are visible in no annotated image; annotate more or drop them")
-    landmarks = landmarks.where(visible.unsqueeze(-1), 0)  # what is not visible may be anything, NaN included
+    images = torch.arange(len(landmarks), device=landmarks.device)
+    return fit_many(blocks, [Annotated(images, landmarks, visible, generator)], settings)[0]
+
+
+def fit_many(
+    blocks: Blocks, sets: Sequence[Annotated], settings: RegressionSettings, *, mixed: bool | None = None
+) -> list[Regressor]:
+    """fit() on several sets of annotated images, trained together: each ends as it would alone, up to rounding.
+
+    Mixed: train sets of different sizes in one pass, filling up the smaller batches. It spares an accelerator
+      launches and a CPU nothing; None: wherever there is no CPU.
+    Raises: ValueError as fit().
+    """
+    for each in sets:
+        if len({len(values) for values in each[:3]}) > 1:
+            raise ValueError(
+                f"images, landmarks, visible must pair up, got {[len(values) for values in each[:3]]} rows"
+            )
+        if missing := (~each.visible.any(0)).nonzero().flatten().tolist():
+            raise ValueError(f"landmarks {missing} are visible in no annotated image; annotate more or drop them")
+    # What is not visible may be anything, NaN included.
+    sets = [each._replace(landmarks=each.landmarks.where(each.visible.unsqueeze(-1), 0)) for each in sets]
+    starts, deviations = zip(*(_start(blocks, each, settings) for each in sets), strict=True)
+    if settings.epochs == 0:
+        return list(starts)
+    if mixed is None:
+        mixed = blocks[0].device.type != "cpu"
+    found = list(starts)
+    most = most_together(blocks, len(starts[0].linear), settings)
+    for some in _passes([len(each.images) for each in sets], mixed, most):
+        parts = ([values[place] for place in some] for values in (starts, deviations, sets))
+        trained = train(*parts, blocks, settings)
+        for place, regressor in zip(some, trained, strict=True):
+            found[place] = regressor
+    return found
+
+
+def _start(blocks: Blocks, given: Annotated, settings: RegressionSettings) -> tuple[Regressor, list[Tensor]]:
+    """A regressor to train, or to use as it is, and the unit of its weights: a deviation for every channel."""
+    images, landmarks, visible, generator = given
     head = {"points": settings.points, "temperature": settings.temperature, "grid": settings.grid}
     if settings.start == "random":
         channels = [block.shape[1] for block in blocks]
         start = random_start(channels, landmarks.shape[1], generator=generator, **head).to(landmarks.device)
-        deviations = [torch.ones(count, device=landmarks.device) for count in channels]
-    else:
-        spread = {"spread": settings.spread, "folds": settings.folds}
-        start, deviations = fit_detectors(blocks, landmarks, visible, generator=generator, **head, **spread)
-    if settings.epochs == 0:
-        return start
-    return _train(start, deviations, blocks, landmarks, visible, settings, generator)
+        return start, [torch.ones(count, device=landmarks.device) for count in channels]
+    how = {"spread": settings.spread, "folds": settings.folds, "generator": generator}
+    return fit_detectors(blocks, images, landmarks, visible, **head, **how)
 
 
-def _train(
-    start: Regressor,
-    deviations: list[Tensor],
-    blocks: Blocks,
-    landmarks: Tensor,
-    visible: Tensor,
-    settings: RegressionSettings,
-    generator: torch.Generator,
-) -> Regressor:
-    """Adam on the convolution, in units of the channels' deviations, and on the linear layer."""
-    scaled = [(old * size).requires_grad_() for old, size in zip(start.weights, deviations, strict=True)]
-    linear, bias = start.linear.clone().requires_grad_(), start.bias.clone()
-    parameters = [*scaled, linear]
-    if settings.start == "detectors":
-        parameters.append(bias.requires_grad_())
-    optimizer = torch.optim.Adam(parameters, lr=settings.lr, betas=(0.5, 0.999), weight_decay=settings.weight_decay)
-
-    def current() -> Regressor:
-        weights = tuple(weight / size for weight, size in zip(scaled, deviations, strict=True))
-        return start._replace(weights=weights, linear=linear, bias=bias)
-
-    epoch_steps = settings.epoch_steps or math.ceil(len(landmarks) / settings.batch_size)
-    steps = settings.epochs * epoch_steps
-    batches = _batches(len(landmarks), settings.batch_size, generator)
-    for step, batch in zip(range(steps), batches, strict=False):
-        optimizer.param_groups[0]["lr"] = learning_rate(step // epoch_steps, settings)
-        batch = batch.to(landmarks.device)
-        predicted = current().landmarks([block[batch] for block in blocks])
-        value = loss(predicted, landmarks[batch], visible=visible[batch])
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        if (step % 100 == 0 or step == steps - 1) and not value.isfinite():
-            raise ValueError(f"the loss is {value.item()} at step {step}; lower regression.lr={settings.lr}")
-    return current().detach()
-
-
-def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Int64[Tensor, " _"]]:
-    """Shuffled epochs without end; the last batch of an epoch may be small."""
-    while True:
-        yield from torch.randperm(count, generator=generator, device=generator.device).split(size)
+def _passes(counts: Sequence[int], mixed: bool, most: int) -> Iterator[list[int]]:
+    """Which sets are trained together, by their numbers of images."""
+    order = sorted(range(len(counts)), key=lambda place: counts[place])
+    for _, same in groupby(order, key=lambda place: None if mixed else counts[place]):
+        some = list(same)
+        yield from (some[first : first + most] for first in range(0, len(some), most))
 
 
 class Evaluation(NamedTuple):

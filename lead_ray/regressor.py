@@ -4,6 +4,7 @@ A 1x1 convolution gives every landmark 50 response maps, a soft-argmax turns eac
 and a linear layer turns a landmark's 50 points into its position. Features are blocks: maps [n, c, h, w] of
 one encoder at native resolution, finest first. The convolution commutes with bilinear upsampling, so each
 block is convolved where it lives and only response maps are upsampled; the hypercolumn is never built.
+Blocks that are channels-last in memory are read fastest.
 
 Landmarks are (x, y), normalised: -1 and +1 are the centres of the first and last pixel of the encoder's
 input.
@@ -14,11 +15,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from lead_ray import geometry
+from lead_ray import geometry, regressor_cpu
 from lead_ray.similarity import upsampling
 
 Blocks = Sequence[Float[Tensor, "_ _ _ _"]]
@@ -32,22 +33,39 @@ def soft_argmax(maps: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n 2"]:
     return maps.flatten(-2).softmax(-1) @ grid.flatten(0, 1)
 
 
+def upsample(maps: Sequence[Float[Tensor, "m _ _"]], *, grid: int) -> Float[Tensor, "m grid grid"]:
+    """Maps of several blocks, bilinearly resized to grid x grid and added.
+
+    Exact up to rounding: with D, A the upsampling along each side, sum_l D_l M_l A_l^T; columns first, where the
+    maps are small, then one product adds the blocks up along their rows.
+    """
+    rows = []
+    for block in maps:
+        count, height, width = block.shape
+        across = upsampling(width, grid, block)
+        rows.append((block.reshape(-1, width) @ across.mT).view(count, height, grid))
+    down = torch.cat([upsampling(block.shape[1], grid, block) for block in maps], dim=1)
+    return down @ torch.cat(rows, dim=1)
+
+
 def responses(blocks: Blocks, weights: Sequence[Float[Tensor, "m _"]], *, grid: int) -> Float[Tensor, "m b grid grid"]:
     """A 1x1 convolution of the hypercolumn at grid x grid, without the hypercolumn.
 
-    Exact up to rounding: with D, A the upsampling along each side, sum_l D_l (W_l F_l) A_l^T; columns first,
-    where the maps are small, then one product adds the blocks up along their rows.
-
     Weights: one matrix [m, c_l] per block. Blocks of any floating type are read in the weights' type.
     """
-    rows = []
+    maps = []
     for block, weight in zip(blocks, weights, strict=True):
-        channels, images, height, width = (flat := block.transpose(0, 1)).shape
-        maps = weight @ flat.to(weight.dtype).reshape(channels, -1)
-        across = upsampling(width, grid, weight)
-        rows.append((maps.view(-1, width) @ across.mT).view(len(weight) * images, height, grid))
-    down = torch.cat([upsampling(block.shape[2], grid, weights[0]) for block in blocks], dim=1)
-    return (down @ torch.cat(rows, dim=1)).unflatten(0, (len(weights[0]), -1))
+        channels, _, height, width = (flat := block.transpose(0, 1)).shape
+        found = weight @ flat.to(weight.dtype).reshape(channels, -1)
+        maps.append(found.view(-1, height, width))
+    return upsample(maps, grid=grid).unflatten(0, (len(weights[0]), -1))
+
+
+def descriptors(
+    block: Float[Tensor, "n c h w"], images: Int64[Tensor, " b"], dtype: torch.dtype
+) -> Float[Tensor, "b h w c"]:
+    """Some images of a block, channels last in memory: then one product convolves them, and one gives its gradient."""
+    return block.permute(0, 2, 3, 1).index_select(0, images).to(dtype)
 
 
 class Regressor(NamedTuple):
@@ -66,8 +84,12 @@ class Regressor(NamedTuple):
         """Virtual points of every landmark, x0, y0, x1, y1, ...; carries gradients."""
         # The temperature on the weights spares a pass over the maps.
         sharpened = [self.temperature * weight for weight in self.weights]
+        marks, weight = len(self.linear), sharpened[0]
+        if weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.requires_grad:
+            read = [block.permute(0, 2, 3, 1).to(weight.dtype).contiguous() for block in blocks]
+            return regressor_cpu.virtual_points(read, sharpened, marks=marks, grid=self.grid)
         points = soft_argmax(responses(blocks, sharpened, grid=self.grid))
-        return points.unflatten(0, (len(self.linear), -1)).transpose(1, 2).flatten(2)
+        return points.unflatten(0, (marks, -1)).transpose(1, 2).flatten(2)
 
     def landmarks(self, blocks: Blocks) -> Float[Tensor, "b k 2"]:
         """Normalised landmarks of one batch; carries gradients."""
@@ -83,8 +105,8 @@ class Regressor(NamedTuple):
         given = [block.shape[1] for block in blocks]
         if given != channels:
             raise ValueError(f"blocks must have {channels} channels, as in fit(), got {given}")
-        parts = torch.arange(len(blocks[0])).split(CHUNK)
-        return torch.cat([self.landmarks([block[part] for block in blocks]) for part in parts])
+        parts = zip(*(block.split(CHUNK) for block in blocks), strict=True)
+        return torch.cat([self.landmarks(part) for part in parts])
 
     def detach(self) -> "Regressor":
         """The same without gradients."""
@@ -119,18 +141,18 @@ def random_start(
 
 
 def loss(
-    predicted: Float[Tensor, "b k 2"],
-    target: Float[Tensor, "b k 2"],
+    predicted: Float[Tensor, "*r b k 2"],
+    target: Float[Tensor, "*r b k 2"],
     *,
-    visible: Bool[Tensor, "b k"] | None = None,
+    visible: Bool[Tensor, "*r b k"] | None = None,
     scale: float = 10.0,
-) -> Float[Tensor, ""]:
+) -> Float[Tensor, "*r"]:
     """Smooth L1 of scaled normalised coordinates, mean over the visible ones; 0 where nothing is visible.
 
     Source: DVE, keypoint_prediction.py.
     """
     each = functional.smooth_l1_loss(scale * predicted, scale * target, reduction="none")
     if visible is None:
-        return each.mean()
+        return each.mean((-3, -2, -1))
     used = visible.unsqueeze(-1).expand_as(each)
-    return each.where(used, 0).sum() / used.sum().clamp(min=1)
+    return each.where(used, 0).sum((-3, -2, -1)) / used.sum((-3, -2, -1)).clamp(min=1)

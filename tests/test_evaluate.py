@@ -1,24 +1,28 @@
 """Errors of a tiny encoder on a few synthetic faces: what is measured, kept, read again, and refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import layouts
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import lead_ray.evaluate as evaluation
 from lead_ray import features, shards
+from lead_ray.artefacts import digest, plain
 from lead_ray.data import synthetic
 from lead_ray.data.celeba import Mafl
 from lead_ray.data.folder import Folder
-from lead_ray.evaluate import Evaluate, evaluate
+from lead_ray.evaluate import Evaluate, evaluate, evaluate_each
 from lead_ray.matching import Matching
 from lead_ray.models import weights
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.prepare import prepare
-from lead_ray.regression import RegressionSettings, paper, paper_limited
+from lead_ray.regression import annotations
+from lead_ray.regression_settings import RegressionSettings, paper, paper_limited
 
 TRAIN, TEST = 16, 8
 REGRESSION = RegressionSettings(grid=24, points=8)
@@ -190,12 +194,12 @@ class TestRegression:
     def test_what_is_not_visible_stays_so_in_the_copies(self, regression, two_points, monkeypatch):
         seen = []
 
-        def fit(blocks, points, *arguments, visible):
-            seen.append((len(points), visible.tolist()))
-            return original(blocks, points, *arguments, visible=visible)
+        def fit_many(blocks, sets, settings):
+            seen.extend((len(each.landmarks), each.visible.tolist()) for each in sets)
+            return original(blocks, sets, settings)
 
-        original = evaluation.regression.fit
-        monkeypatch.setattr(evaluation.regression, "fit", fit)
+        original = evaluation.regression.fit_many
+        monkeypatch.setattr(evaluation.regression, "fit_many", fit_many)
         evaluate(regression(data=two_points, test_split="train", eyes=(0, 1), limit=7, annotations=8, copies=2))
         ((count, visible),) = seen
         assert count == 16 and visible.count([True, False]) == 2
@@ -215,14 +219,138 @@ class TestRegression:
     def test_the_readout_reaches_the_fit(self, regression, monkeypatch, readout, given, expected):
         seen = []
 
-        def fit(blocks, points, settings, *arguments, **options):
+        def fit_many(blocks, sets, settings):
             seen.append(settings)
-            return original(blocks, points, REGRESSION, *arguments, **options)
+            return original(blocks, sets, REGRESSION)
 
-        original = evaluation.regression.fit
-        monkeypatch.setattr(evaluation.regression, "fit", fit)
+        original = evaluation.regression.fit_many
+        monkeypatch.setattr(evaluation.regression, "fit_many", fit_many)
         evaluate(regression(readout=readout, regression=given, seeds=(11,)))
         assert seen == [expected]
+
+
+class TestSeveralCounts:
+    """Several numbers of annotated images at once."""
+
+    @pytest.mark.parametrize("copies", [0, 2])
+    def test_each_is_measured_as_it_would_be_alone(self, regression, run, copies):
+        common = {"seeds": (21, 22), "copies": copies, "regression": replace(REGRESSION, epochs=2)}
+        before = results(run)
+        found = evaluate_each(regression(annotations=(2, 5), **common))
+        assert [result["annotations"] for result in found] == [2, 5]
+        new = sorted(path.name for path in results(run) - before)
+        assert [name.split("-")[3] for name in new] == ["2", "5"], "one file a number"
+        for path in results(run) - before:
+            path.unlink()
+        for count, together in zip((2, 5), found, strict=True):
+            alone = evaluate(regression(annotations=count, **common))
+            assert alone["settings"] == together["settings"]
+            assert alone["errors"] == pytest.approx(together["errors"], rel=1e-3)
+            assert alone["mean_faces"] == pytest.approx(together["mean_faces"])
+        assert results(run) - before == {run / "eval" / name for name in new}
+
+    def test_what_is_finished_is_not_measured_again(self, regression, monkeypatch):
+        seen = []
+
+        def fit_many(blocks, sets, settings):
+            seen.extend(len(each.landmarks) for each in sets)
+            return original(blocks, sets, settings)
+
+        original = evaluation.regression.fit_many
+        monkeypatch.setattr(evaluation.regression, "fit_many", fit_many)
+        (first,) = evaluate_each(regression(annotations=(4,), seeds=(31, 32)))
+        several = regression(annotations=(6, 4, 3), seeds=(31, 32))
+        found = evaluate_each(several)
+        assert seen == [4, 4, 6, 6, 3, 3] and found[1] == first
+        assert evaluate(regression(annotations=4, seeds=(31, 32))) == first
+        forbid(monkeypatch, evaluation, "_regression")
+        assert evaluate_each(several) == found
+
+    def test_images_are_encoded_once(self, regression, data, monkeypatch):
+        seen = []
+
+        def extract(encoder, images, **options):
+            seen.append(len(images))
+            return original(encoder, images, **options)
+
+        original = features.extract
+        evaluate(regression())  # so that all images' features lie there
+        monkeypatch.setattr(features, "extract", extract)
+        seeds = (41, 42, 43)
+        evaluate_each(regression(annotations=(1, 2), seeds=seeds))
+        assert seen == [len({int(row) for seed in seeds for row in annotations(2, TRAIN, seed)})]
+        evaluate_each(regression(annotations=(1, 3, TRAIN), seeds=(41,)))
+        assert len(seen) == 1, "all are cached"
+
+    def test_copies_that_make_a_number_together(self, regression, run):
+        several = regression(annotations=(1, 3, 40), copies_in_all=8)
+        assert [(single.annotations, single.copies) for single in several.each()] == [(1, 8), (3, 3), (40, 1)]
+        found = evaluate_each(regression(annotations=(1, 3), copies_in_all=8))
+        assert found == [evaluate(regression(annotations=count, copies=copies)) for count, copies in ((1, 8), (3, 3))]
+
+    def test_features_of_copies_are_held_as_far_as_there_is_room(self, regression, run, monkeypatch):
+        common = {"annotations": (2, 3), "copies": 2, "seeds": (51,)}
+        expected = [result["error"] for result in evaluate_each(regression(**common))]
+        for path in results(run):
+            if "51" in path.read_text():
+                path.unlink()
+        monkeypatch.setattr("lead_ray.annotated.POOL", 1)
+        assert [result["error"] for result in evaluate_each(regression(**common))] == pytest.approx(expected)
+
+    def test_results_of_earlier_versions_are_found(self, regression, data, run):
+        """The name of a result depends on its settings: fields that came later must not change it."""
+        settings = regression(annotations=7, seeds=(61,))
+        old = {name: value for name, value in plain(settings).items() if name != "copies_in_all"}
+        measured = {"data": shards.read_manifest(data).fingerprint, "run": weights.fingerprint(run), "device": None}
+        name = f"regression-mafl-learned-7-{digest(old | measured)}.json"
+        evaluate(settings)
+        assert (run / "eval" / name).exists()
+
+    def test_command_line(self, run, data, capsys):
+        arguments = [
+            str(run),
+            "--task",
+            "regression",
+            "--data",
+            str(data),
+            "--annotations",
+            "1",
+            "2",
+            "--device",
+            "cpu",
+        ]
+        evaluation.main([*arguments, "--regression.grid", "12", "--regression.points", "4"])
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert [line[1] for line in lines if line[0] == "annotations"] == ["1", "2"]
+
+    def test_one_result_is_one_number(self, regression):
+        with pytest.raises(ValueError, match=r"annotations must be one number here, got \(1, 2\): use evaluate_each"):
+            evaluate(regression(annotations=(1, 2)))
+
+
+class TestFeatures:
+    def test_they_lie_channels_last_and_are_read_as_they_were(self, tmp_path):
+        encoder = Trunk(TrunkSettings(depth=18, width=0.125)).eval()
+        images = torch.randint(0, 256, (3, 3, 136, 136), dtype=torch.uint8)
+        made = features.cached(tmp_path / "f.safetensors", encoder, images)
+        read = features.cached(tmp_path / "f.safetensors", encoder, images)
+        early = {f"block{level}": block.contiguous() for level, block in enumerate(made)}
+        save_file(early, tmp_path / "early.safetensors")
+        for blocks in (made, read, features.cached(tmp_path / "early.safetensors", encoder, images)):
+            assert all(block.is_contiguous(memory_format=torch.channels_last) for block in blocks)
+            assert all(torch.equal(block, known) for block, known in zip(blocks, made, strict=True))
+
+    def test_batches_do_not_matter(self):
+        encoder = Trunk(TrunkSettings(depth=18, width=0.125)).eval()
+        images = torch.randint(0, 256, (5, 3, 136, 136), dtype=torch.uint8)
+        several = features.extract(encoder, images, batch_size=2)
+        for block, known in zip(several, features.extract(encoder, images), strict=True):
+            torch.testing.assert_close(block, known, rtol=2e-3, atol=2e-3)
+
+    def test_training_mode_is_refused(self):
+        encoder = Trunk(TrunkSettings(depth=18, width=0.125))
+        with pytest.raises(ValueError, match=r"in training mode: call its eval\(\) first"):
+            features.extract(encoder, torch.zeros(2, 3, 136, 136, dtype=torch.uint8))
 
 
 class TestEyes:
@@ -273,6 +401,9 @@ class TestErrors:
         [
             ("limit", 0, "limit must be >= 1, got 0"),
             ("annotations", 0, "annotations must be >= 1, got 0"),
+            ("annotations", (3, 0), r"annotations must be >= 1, got \(3, 0\)"),
+            ("annotations", (), "annotations must hold at least one number"),
+            ("copies_in_all", 9, "copies_in_all=9 needs annotations"),
             ("copies", -1, "copies must be >= 0, got -1"),
             ("seeds", (), "seeds must hold at least one number"),
         ],

@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from lead_ray import geometry
-from lead_ray.regression import (
-    RegressionSettings,
-    annotations,
-    evaluate,
-    fit,
-    learning_rate,
-    mean_face,
-    paper,
-    paper_limited,
-    warped_copies,
-)
+from lead_ray.regression import annotations, evaluate, fit, mean_face, warped_copies
+from lead_ray.regression_settings import RegressionSettings, learning_rate, paper, paper_limited
 from lead_ray.regressor import Regressor, loss, random_start, responses, soft_argmax
 
 

@@ -1,0 +1,193 @@
+"""Regressors that are trained together against each alone, and against plain torch."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lead_ray import descent
+from lead_ray.descent import Annotated, Batch, Stack
+from lead_ray.regression import fit, fit_many
+from lead_ray.regression_settings import RegressionSettings, learning_rate, paper
+from lead_ray.regressor import Regressor, loss, random_start
+
+POOL, MARKS = 12, 2
+BLOCKS = (((3, 8, 8),), ((3, 8, 8), (4, 4, 4)), ((2, 8, 8), (3, 4, 4), (5, 2, 2)))
+TRAINED = RegressionSettings(
+    start="random", temperature=4.0, grid=8, points=3, epochs=3, batch_size=4, lr=0.02, weight_decay=0.01
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pool(shapes, seed: int = 0) -> list[Tensor]:
+    source = generator(seed)
+    return [torch.randn(POOL, *shape, generator=source) for shape in shapes]
+
+
+def annotated(count: int, seed: int) -> Annotated:
+    """Some images of the pool; the second landmark of the last is hidden where there are others."""
+    source = generator(100 + seed)
+    landmarks = torch.rand(count, MARKS, 2, generator=source) - 0.5
+    visible = torch.ones(count, MARKS, dtype=torch.bool)
+    visible[1:, 1][-1:] = False
+    return Annotated(torch.randperm(POOL, generator=source)[:count], landmarks, visible, generator(seed))
+
+
+def alone(blocks: list[Tensor], count: int, seed: int, run: RegressionSettings) -> Regressor:
+    images, landmarks, visible, source = annotated(count, seed)
+    return fit([block[images] for block in blocks], landmarks, run, source, visible=visible)
+
+
+def assert_same(got: Regressor, expected: Regressor) -> None:
+    torch.testing.assert_close(got.weights, expected.weights, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got.linear, expected.linear, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got.bias, expected.bias, rtol=1e-4, atol=1e-4)
+    assert (got.temperature, got.grid) == (expected.temperature, expected.grid)
+
+
+@settings(max_examples=8)
+@given(
+    counts=st.lists(st.integers(1, POOL), min_size=1, max_size=5),
+    blocks=st.sampled_from(BLOCKS),
+    start=st.sampled_from(["random", "detectors"]),
+    epoch_steps=st.sampled_from([None, 2]),
+    mixed=st.booleans(),
+)
+def test_together_is_alone(counts, blocks, start, epoch_steps, mixed):
+    """Any numbers of images, fewer and more than a batch; passes of one size or of all sizes."""
+    features = pool(blocks)
+    run = replace(TRAINED, start=start, epoch_steps=epoch_steps)
+    sets = [annotated(count, seed) for seed, count in enumerate(counts)]
+    fitted = fit_many(features, sets, run, mixed=mixed)
+    for seed, (count, got) in enumerate(zip(counts, fitted, strict=True)):
+        assert_same(got, alone(features, count, seed, run))
+
+
+def test_without_epochs_each_is_its_start():
+    run = replace(TRAINED, start="detectors", epochs=0)
+    features = pool(BLOCKS[1])
+    for seed, got in enumerate(fit_many(features, [annotated(5, 0), annotated(9, 1)], run)):
+        assert_same(got, alone(features, (5, 9)[seed], seed, run))
+
+
+def test_as_many_passes_as_there_is_room_for(monkeypatch):
+    seen = []
+
+    def train(starts, *arguments):
+        seen.append(len(starts))
+        return original(starts, *arguments)
+
+    original = descent.train
+    monkeypatch.setattr("lead_ray.regression.train", train)
+    features, counts = pool(BLOCKS[0]), (7, 3, 7, 7, 3)
+
+    def fitted(**how) -> list[Regressor]:
+        return fit_many(features, [annotated(count, seed) for seed, count in enumerate(counts)], TRAINED, **how)
+
+    expected = fitted()
+    fitted(mixed=True)
+    assert seen == [2, 3, 5]
+    numbers = MARKS * TRAINED.points * 3  # of a repeat's weights
+    monkeypatch.setattr(descent, "ROOM", 2 * 4 * 4 * numbers)
+    for got, known in zip(fitted(), expected, strict=True):
+        assert_same(got, known)
+    assert seen[3:] == [2, 2, 1]
+    monkeypatch.setattr(descent, "ROOM", 0)
+    fitted(mixed=True)
+    assert seen[6:] == [1] * 5
+
+
+def plain(blocks: list[Tensor], landmarks: Tensor, run: RegressionSettings, source: torch.Generator) -> Regressor:
+    """One regressor by torch's own means: automatic differentiation, its optimiser, no stacks."""
+    head = {"points": run.points, "temperature": run.temperature, "grid": run.grid}
+    start = random_start([block.shape[1] for block in blocks], landmarks.shape[1], generator=source, **head)
+    weights, linear = [weight.clone().requires_grad_() for weight in start.weights], start.linear.requires_grad_()
+    regressor = start._replace(weights=tuple(weights))
+    optimizer = torch.optim.Adam([*weights, linear], lr=run.lr, betas=(0.5, 0.999), weight_decay=run.weight_decay)
+    for epoch in range(run.epochs):
+        optimizer.param_groups[0]["lr"] = learning_rate(epoch, run)
+        for batch in torch.randperm(len(landmarks), generator=source).split(run.batch_size):
+            optimizer.zero_grad()
+            loss(regressor.landmarks([block[batch] for block in blocks]), landmarks[batch]).backward()
+            optimizer.step()
+    return regressor.detach()
+
+
+@pytest.mark.parametrize("run", [TRAINED, replace(paper(3), grid=8, points=3, batch_size=4, temperature=8.0)])
+def test_training_equals_plain_torch(run):
+    features = pool(BLOCKS[2])
+    landmarks = torch.rand(POOL, MARKS, 2, generator=generator(5)) - 0.5
+    assert run.epochs * math.ceil(POOL / run.batch_size) == 9
+    assert_same(fit(features, landmarks, run, generator(3)), plain(features, landmarks, run, generator(3)))
+
+
+@pytest.mark.parametrize("images", [1, 4])
+def test_both_ways_to_the_gradients(images):
+    """One compiled pass a repeat, which CPUs take, and one differentiated pass, which others take."""
+    source, repeats, points = generator(), 3, 4
+    features = pool(BLOCKS[2])
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=source)
+
+    stack = Stack(
+        [draw(repeats, MARKS * points, block.shape[1]) for block in features],
+        [0.5 + draw(repeats, 1, block.shape[1]).square() for block in features],
+        draw(repeats, MARKS, 2 * points, 2),
+        draw(repeats, MARKS, 2),
+        3.0,
+        10,
+    )
+    rows = torch.randint(0, POOL, (repeats, images), generator=source)
+    seen = torch.rand(repeats, images, MARKS, generator=source) < 0.7
+    seen[0] = False
+    batch = Batch(rows, draw(repeats, images, MARKS, 2) / 3, seen)
+    compiled, differentiated = (
+        descent._compiled(stack, features, batch),
+        descent._differentiated(stack, features, batch),
+    )
+    torch.testing.assert_close(compiled[0], differentiated[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(compiled[1], differentiated[1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_differentiated_way_ends_where_the_compiled_one_does(monkeypatch):
+    features, counts = pool(BLOCKS[2]), (1, 7, 12)
+    sets = [annotated(count, seed) for seed, count in enumerate(counts)]
+    monkeypatch.setattr(descent, "_compiled", descent._differentiated)
+    fitted = fit_many(features, sets, TRAINED, mixed=True)
+    monkeypatch.undo()
+    for seed, (count, got) in enumerate(zip(counts, fitted, strict=True)):
+        assert_same(got, alone(features, count, seed, TRAINED))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("start", ["random", "detectors"])
+def test_a_gpu_ends_where_a_cpu_does(start):
+    features, counts, run = pool(BLOCKS[2]), (1, 7, 12), replace(TRAINED, start=start)
+    sets = [annotated(count, seed) for seed, count in enumerate(counts)]
+    there = [Annotated(*(tensor.cuda() for tensor in each[:3]), each.generator) for each in sets]
+    fitted = fit_many([block.cuda() for block in features], there, run)
+    for seed, (count, got) in enumerate(zip(counts, fitted, strict=True)):
+        assert_same(got.to("cpu"), alone(features, count, seed, run))
+
+
+def test_one_that_stops_being_finite_is_named():
+    features = pool(BLOCKS[0])
+    features[0][5] = torch.nan
+    whole = annotated(POOL, 0)
+    spared = Annotated(torch.arange(4), *annotated(4, 1)[1:])
+    with pytest.raises(ValueError, match=r"the loss is nan at step 8; lower regression\.lr=0\.02"):
+        fit_many(features, [spared, whole], TRAINED, mixed=True)
+    hidden = whole._replace(visible=torch.tensor([[True, False]]).expand(POOL, -1))
+    with pytest.raises(ValueError, match=r"images, landmarks, visible must pair up, got \[3, 12, 12\] rows"):
+        fit_many(features, [whole._replace(images=torch.arange(3))], TRAINED)
+    with pytest.raises(ValueError, match=r"landmarks \[1\] are visible in no annotated image"):
+        fit_many(features, [whole, hidden], TRAINED)
