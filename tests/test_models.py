@@ -15,9 +15,9 @@ from torch.nn import functional
 from lead_ray.models import weights
 from lead_ray.models.baselines import ColourPatches, untrained
 from lead_ray.models.batchnorm import SyncBatchNorm, synchronise
-from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
+from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings, GroupNorm
 from lead_ray.models.heads import DenseProjector
-from lead_ray.models.hypercolumn import hypercolumn, similarity, upsampling
+from lead_ray.models.hypercolumn import hypercolumn, similarity, similarity_factors, upsampling
 from lead_ray.models.trunk import Trunk, TrunkSettings, pooled
 
 TINY = TrunkSettings(depth=18, width=0.125)
@@ -150,6 +150,23 @@ class TestHypercolumn:
         themselves = similarity(a, a, size=size, normalisation=normalisation).diagonal(dim1=1, dim2=2)
         torch.testing.assert_close(themselves, torch.ones_like(themselves), rtol=0, atol=1e-10)
 
+    @pytest.mark.parametrize("normalisation", ["per-layer", "global"])
+    def test_factors_of_two_grids(self, normalisation):
+        """The second one is three times as fine: of nine cells the middle one is the other's."""
+        a, b = blocks_of(FACE_BLOCKS, 0, 20), blocks_of(FACE_BLOCKS[::-1], 1, 20)
+        sizes = {"size_a": (24, 24), "size_b": (72, 72)}
+        first, second = similarity_factors(a, b, **sizes, normalisation=normalisation)
+        middles = second.unflatten(1, (72, 72))[:, 1::3, 1::3].flatten(1, 2)
+        torch.testing.assert_close(first @ middles.mT, reference_similarity(a, b, 24, normalisation))
+
+    def test_factors_have_few_columns(self):
+        """Of ResNet-50's 3840 channels on 96 px: 256 channels, then 144, 36 and 9 locations."""
+        blocks = [torch.ones(1, 256 * 2**level, *size) for level, size in enumerate(FACE_BLOCKS)]
+        sizes = {"size_a": (24, 24), "size_b": (24, 24)}
+        first, second = similarity_factors(blocks, blocks, **sizes, normalisation="per-layer")
+        assert first.shape == second.shape == (1, 576, 445)
+        torch.testing.assert_close(first @ second.mT, torch.ones(1, 576, 576))
+
     def test_a_map_of_zeros_is_similar_to_nothing(self):
         a = blocks_of(FACE_BLOCKS, 0)
         zeros = [torch.zeros_like(block) for block in a]
@@ -189,6 +206,27 @@ class TestFpn:
         encoder = DenseEncoder(trunk, fpn)
         assert encoder.channels == (dim,)
         assert encoder(images(1, 64, 64))[0].shape == (1, dim, 16, 16)
+
+    @pytest.mark.parametrize("size", [(96, 96), (100, 92), (97, 130)])
+    @torch.no_grad()
+    def test_is_the_sum_of_its_levels_each_resized_by_itself(self, dense, size):
+        blocks, fpn = dense.trunk(images(2, *size)), dense.fpn
+        level, total = 0, 0
+        for depth in (3, 2, 1, 0):
+            lateral = fpn.laterals[depth](blocks[depth])
+            level = lateral + functional.interpolate(level, size=lateral.shape[2:]) if depth < 3 else lateral
+            branch = level
+            for stage, block in enumerate(fpn.branches[depth], start=1):
+                branch = block(branch)
+                last = stage == len(fpn.branches[depth])
+                grid = blocks[0].shape[2:] if last else [2 * side for side in branch.shape[2:]]
+                branch = functional.interpolate(branch, size=grid, mode="bilinear")
+            total = total + branch
+        torch.testing.assert_close(fpn(blocks), fpn.output(total))
+
+    def test_norm_of_half_precision_is_single_precisions(self):
+        norm, features = GroupNorm(2, 4), images(2, 6, 6).repeat(1, 4, 1, 1)[:, :4].bfloat16()
+        assert torch.equal(norm(features), norm(features.float()).bfloat16())
 
     def test_every_block_reaches_the_output(self, dense):
         blocks = [block.detach().requires_grad_() for block in dense.trunk(images(1, 96, 96))]

@@ -261,7 +261,13 @@ class TestAlign:
         assert not learner.trunk.training and learner.head.training
         assert all(torch.equal(before[name], value) for name, value in learner.trunk.state_dict().items())
 
-    @pytest.mark.parametrize("teacher", ["per-layer", "global"])
+    def test_head_sees_one_view_at_a_time(self):
+        """Else its BatchNorm would take the statistics of both views together."""
+        learner = tiny_align().train()
+        learner(*random_views(4))
+        assert learner.head.layers[1].num_batches_tracked == 2
+
+    @pytest.mark.parametrize("teacher", ["per-layer", "global", "centred"])
     def test_forward_puts_the_parts_together(self, teacher):
         settings_ = AlignSettings(
             temperature=0.1, teacher_temperature=0.2, teacher=teacher, projector=32, fpn=ALIGN.fpn

@@ -46,25 +46,35 @@ class Fpn(nn.Module):
         for block, lateral in zip(blocks[::-1], list(self.laterals)[::-1], strict=True):
             level = lateral(block)
             if merged:
-                level = level + F.interpolate(merged[-1], size=level.shape[2:], mode="nearest")
+                level += F.interpolate(merged[-1], size=level.shape[2:], mode="nearest")
             merged.append(level)
-        total = None
-        for depth, (level, branch) in enumerate(zip(merged[::-1], self.branches, strict=True)):
+        # Resizing is linear: levels that have come to one size are added before their last step, which lands on the
+        # finest map's size, also where image sides are odd multiples.
+        sums: dict[tuple[int, ...], Tensor] = {}
+        for level, branch in zip(merged[::-1], self.branches, strict=True):
             for stage, block in enumerate(branch):
+                if stage > 0:
+                    level = _resized(level, tuple(2 * side for side in level.shape[2:]))
                 level = block(level)
-                if depth > 0:
-                    # The last step lands on the finest map's size, also where image sides are odd multiples.
-                    last = stage == len(branch) - 1
-                    size = blocks[0].shape[2:] if last else tuple(2 * side for side in level.shape[2:])
-                    level = F.interpolate(level, size=size, mode="bilinear", align_corners=False)
-            total = level if total is None else total + level
-        return self.output(total)
+            size = tuple(level.shape[2:])
+            sums[size] = sums[size] + level if size in sums else level
+        first, *others = (_resized(level, blocks[0].shape[2:]) for level in sums.values())
+        return self.output(sum(others, start=first))
+
+
+def _resized(level: Tensor, size: tuple[int, ...]) -> Tensor:
+    return level if level.shape[2:] == size else F.interpolate(level, size=size, mode="bilinear", align_corners=False)
+
+
+class GroupNorm(nn.GroupNorm):
+    """In its weights' precision, as autocast has it on GPUs; a CPU's kernel for half takes three times as long."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(self.weight.dtype)).to(input.dtype)
 
 
 def _block(channels: int, out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.GroupNorm(32, out), nn.ReLU(inplace=True)
-    )
+    return nn.Sequential(nn.Conv2d(channels, out, 3, padding=1, bias=False), GroupNorm(32, out), nn.ReLU(inplace=True))
 
 
 class DenseEncoder(nn.Module):

@@ -1,10 +1,11 @@
 """Hypercolumns: block outputs resized to one grid and concatenated; and their similarities, without building them.
 
 Bilinear upsampling is linear: with block outputs F_l and upsampling matrices U_l,
-H_i^T H_j = sum_l U_l (F_il^T F_jl) U_l^T. Gram matrices are taken at native resolution and upsampled instead of
-channels, of which the paper's ResNet-50 has 3840.
+H_a^T H_b = sum_l U_l (F_al^T F_bl) U_l^T. A block of more channels than locations enters by its Gram matrix at native
+resolution: of the 3840 channels of the paper's ResNet-50 on 96 px, 445 remain.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -13,20 +14,23 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from lead_ray.similarity import upsampling as side_upsampling
+
 Normalisation = Literal["per-layer", "global", "centred"]
+Blocks = Sequence[Float[Tensor, "_ _ _ _"]]
+Size = tuple[int, int]
 
 
-def hypercolumn(blocks: list[Tensor], size: int) -> Float[Tensor, "b c size size"]:
+def hypercolumn(blocks: Blocks, size: int) -> Float[Tensor, "b c size size"]:
     """The concatenated map itself, coarsest block first: reference and small networks only.
 
     Bilinear, align_corners=False, no antialiasing. Source: Contrastive Landmarks, models/resnet.py.
     """
-    resized = [F.interpolate(block, size=(size, size), mode="bilinear", align_corners=False) for block in blocks]
-    return torch.cat(resized[::-1], dim=1)
+    return torch.cat([_resized(block, (size, size)) for block in blocks[::-1]], dim=1)
 
 
 def similarity(
-    blocks_a: list[Tensor], blocks_b: list[Tensor], *, size: int, normalisation: Normalisation = "per-layer"
+    blocks_a: Blocks, blocks_b: Blocks, *, size: int, normalisation: Normalisation = "per-layer"
 ) -> Float[Tensor, "b n m"]:
     """Cosine similarities of all locations of two images' hypercolumns, n = m = size^2, row-major.
 
@@ -35,56 +39,34 @@ def similarity(
     image is and not where its parts are.
     Source: LEAD section 3.3; per-layer as in Contrastive Landmarks' matching; centred is ours.
     """
+    a, b = similarity_factors(blocks_a, blocks_b, size_a=(size, size), size_b=(size, size), normalisation=normalisation)
+    return a @ b.mT
+
+
+@torch.no_grad()
+def similarity_factors(
+    blocks_a: Blocks, blocks_b: Blocks, *, size_a: Size, size_b: Size, normalisation: Normalisation
+) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b m k"]]:
+    """Matrices A, B of few columns with similarity() = A B^T: all of it in memory that grows with n + m.
+
+    Shapes: n, m locations of the grids size_a, size_b, row-major; k columns: as many for each block as it has
+    channels, or locations in image b if those are fewer. No gradient: the teacher is frozen.
+    """
     if normalisation not in get_args(Normalisation):
         raise ValueError(f"normalisation must be one of {get_args(Normalisation)}, got {normalisation!r}")
     if normalisation == "centred":
-        blocks_a, blocks_b = ([centred(block, size) for block in blocks] for blocks in (blocks_a, blocks_b))
-    narrow = sum(block.shape[1] for block in blocks_a) <= size * size
-    compare = similarity_of_hypercolumns if narrow else similarity_of_grams
-    return compare(blocks_a, blocks_b, size=size, per_layer=normalisation != "global")
-
-
-def similarity_of_hypercolumns(
-    blocks_a: list[Tensor], blocks_b: list[Tensor], *, size: int, per_layer: bool
-) -> Float[Tensor, "b n m"]:
-    """similarity() in one product: the cheaper way while there are fewer channels than locations."""
-
-    def unit(blocks: list[Tensor]) -> Tensor:
-        if not per_layer:
-            return F.normalize(hypercolumn(blocks, size).flatten(2), dim=1, eps=1e-12)
-        levels = [F.normalize(hypercolumn([block], size).flatten(2), dim=1, eps=1e-12) for block in blocks]
-        return torch.cat(levels, dim=1) / len(levels) ** 0.5
-
-    return unit(blocks_a).mT @ unit(blocks_b)
-
-
-def similarity_of_grams(
-    blocks_a: list[Tensor], blocks_b: list[Tensor], *, size: int, per_layer: bool
-) -> Float[Tensor, "b n m"]:
-    """similarity() from Gram matrices at native resolution: its cost hardly grows with the channels."""
-    products, squares_a, squares_b = [], [], []
-    for a, b in zip(blocks_a, blocks_b, strict=True):
-        # Without resizing U is the identity.
-        up = None if a.shape[2:] == (size, size) else upsampling(a.shape[2:], size).to(a)
-        flat_a, flat_b = a.flatten(2), b.flatten(2)
-        products.append(_both_sides(up, flat_a.mT @ flat_b))
-        squares_a.append(_squares(up, flat_a))
-        squares_b.append(_squares(up, flat_b))
-    if not per_layer:
-        return _cosine(sum(products), sum(squares_a), sum(squares_b))
-    return sum(map(_cosine, products, squares_a, squares_b)) / len(products)
-
-
-def centred(block: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c h w"]:
-    """A block that has mean 0 over the image once it is resized: rows of U sum to 1, so U(F - m) = UF - m."""
-    share = upsampling(block.shape[2:], size).to(block).mean(dim=0)
-    return block - (block.flatten(2) @ share)[:, :, None, None]
+        blocks_a = [_centred(block, size_a) for block in blocks_a]
+        blocks_b = [_centred(block, size_b) for block in blocks_b]
+    pairs = [_narrowed(a, b) for a, b in zip(blocks_a, blocks_b, strict=True)]
+    maps_a, maps_b = zip(*pairs, strict=True)
+    per_layer = normalisation != "global"
+    return _columns(maps_a, blocks_a, size_a, per_layer), _columns(maps_b, blocks_b, size_b, per_layer)
 
 
 @lru_cache(maxsize=32)
 def _upsampling(height: int, width: int, size: int) -> Tensor:
     basis = torch.eye(height * width, dtype=torch.float64).reshape(height * width, 1, height, width)
-    return F.interpolate(basis, size=(size, size), mode="bilinear", align_corners=False).flatten(1).T.contiguous()
+    return _resized(basis, (size, size)).flatten(1).T.contiguous()
 
 
 def upsampling(native: torch.Size, size: int) -> Float[Tensor, "n native"]:
@@ -92,14 +74,58 @@ def upsampling(native: torch.Size, size: int) -> Float[Tensor, "n native"]:
     return _upsampling(native[0], native[1], size)
 
 
-def _both_sides(up: Tensor | None, gram: Tensor) -> Tensor:
-    return gram if up is None else up @ gram @ up.T
+def _resized(block: Tensor, size: Size) -> Tensor:
+    return F.interpolate(block, size=size, mode="bilinear", align_corners=False)
 
 
-def _squares(up: Tensor | None, flat: Tensor) -> Tensor:
-    """Squared lengths of the resized vectors: the diagonal of U (F^T F) U^T."""
-    return flat.square().sum(dim=1) if up is None else ((up @ (flat.mT @ flat)) * up).sum(dim=2)
+def _centred(block: Tensor, size: Size) -> Tensor:
+    """A block that has mean 0 over the image once it is resized: rows of U sum to 1, so U(F - m) = UF - m."""
+    down, across = (
+        side_upsampling(native, cells, block).mean(dim=0) for native, cells in zip(block.shape[2:], size, strict=True)
+    )
+    return block - (block @ across @ down)[:, :, None, None]
 
 
-def _cosine(product: Tensor, square_a: Tensor, square_b: Tensor) -> Tensor:
-    return product * square_a.clamp_min(1e-24).rsqrt()[:, :, None] * square_b.clamp_min(1e-24).rsqrt()[:, None, :]
+def _locations(block: Tensor) -> Tensor:
+    """[b, h * w, c]: a view where memory is channels-last."""
+    return block.flatten(2).mT
+
+
+def _gram(a: Tensor, b: Tensor) -> Tensor:
+    """F_a^T F_b as a map over image a with one channel for each location of b."""
+    return (_locations(a) @ b.flatten(2)).unflatten(1, a.shape[2:]).permute(0, 3, 1, 2)
+
+
+def _identity(block: Tensor) -> Tensor:
+    """A map with one channel for each location, 1 there: resized, it is the matrix U."""
+    places = block.shape[2:].numel()
+    eye = torch.eye(places, dtype=block.dtype, device=block.device)
+    return eye.unflatten(0, block.shape[2:])[None].permute(0, 3, 1, 2)
+
+
+def _is_wide(block: Tensor) -> bool:
+    return block.shape[1] > block.shape[2:].numel()
+
+
+def _narrowed(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps of the same products at all pairs of locations as a and b, resized or not, of fewer channels."""
+    return (_gram(a, b), _identity(b)) if _is_wide(b) else (a, b)
+
+
+def _squares(block: Tensor, size: Size) -> Tensor:
+    """[b, n]: squared lengths of the resized vectors, which are the diagonal of U (F^T F) U^T."""
+    if _is_wide(block) and block.shape[2:] != size:
+        return (_resized(_gram(block, block), size) * _resized(_identity(block), size)).sum(dim=1).flatten(1)
+    return torch.linalg.vector_norm(_resized(block, size), dim=1).square().flatten(1)
+
+
+def _columns(maps: Blocks, blocks: Blocks, size: Size, per_layer: bool) -> Tensor:
+    """[b, n, k]: maps resized, divided by the lengths of the blocks' vectors, side by side."""
+    squares = [_squares(block, size) for block in blocks]
+    # Lengths that make unit vectors of all blocks together: each alone, and a mean over them, or the whole.
+    lengths = [len(blocks) * square for square in squares] if per_layer else [sum(squares)] * len(squares)
+    columns = blocks[0].new_empty(len(blocks[0]), size[0] * size[1], sum(each.shape[1] for each in maps))
+    places = columns.split([each.shape[1] for each in maps], dim=2)
+    for place, each, square in zip(places, maps, lengths, strict=True):
+        torch.mul(_locations(_resized(each, size)), square.clamp_min(1e-24).rsqrt()[:, :, None], out=place)
+    return columns

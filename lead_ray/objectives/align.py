@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
 from lead_ray.models.heads import DenseProjector
-from lead_ray.models.hypercolumn import Normalisation, similarity
+from lead_ray.models.hypercolumn import Normalisation
 from lead_ray.models.trunk import Trunk
+from lead_ray.objectives.blocked import blocked_alignment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +43,10 @@ def similarity_alignment(
     temperature: float,
     teacher_temperature: float,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy between the teacher's and the student's matching distributions.
+    """Cross-entropy between the teacher's and the student's matching distributions: the plain form of eq. 3.
 
-    p(j | i) = softmax_j(cosine(a_i, b_j) / temperature): where in image b location i of image a lies.
+    p(j | i) = softmax_j(cosine(a_i, b_j) / temperature): where in image b location i of image a lies. Training takes
+    blocked_alignment(), which is held to this one.
 
     Shapes: teacher holds cosine similarities; student features are L2-normalised here; n, m locations, row-major.
     Range: nats, mean over images and locations i; from the teacher's entropy upwards. No gradient reaches it.
@@ -82,20 +84,20 @@ class Align(nn.Module):
     def forward(self, view_a: Float[Tensor, "b 3 h w"], view_b: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """The loss on a batch of pairs, and its lower bound."""
         with torch.no_grad():
-            blocks_a, blocks_b = self.trunk(view_a), self.trunk(view_b)
-        student_a, student_b = self.head(self.fpn(blocks_a)), self.head(self.fpn(blocks_b))
-        with torch.no_grad(), torch.autocast(view_a.device.type, enabled=False):
-            native = [[block.float() for block in blocks] for blocks in (blocks_a, blocks_b)]
-            teacher = similarity(*native, size=student_a.shape[2], normalisation=self.settings.teacher)
-        with torch.autocast(view_a.device.type, enabled=False):
-            loss = similarity_alignment(
-                teacher,
-                student_a.float().flatten(2),
-                student_b.float().flatten(2),
-                temperature=self.settings.temperature,
-                teacher_temperature=self.settings.teacher_temperature,
-            )
-        return {"loss": loss, "teacher_entropy": teacher_entropy(teacher, self.settings.teacher_temperature)}
+            blocks = self.trunk(torch.cat([view_a, view_b]))
+        blocks_a, blocks_b = zip(*(block.chunk(2) for block in blocks), strict=True)
+        # One view at a time: the head's BatchNorm takes the statistics of what it sees together.
+        student_a, student_b = (self.head(compact) for compact in self.fpn(blocks).chunk(2))
+        loss, entropy = blocked_alignment(
+            blocks_a,
+            blocks_b,
+            student_a,
+            student_b,
+            temperature=self.settings.temperature,
+            teacher_temperature=self.settings.teacher_temperature,
+            normalisation=self.settings.teacher,
+        )
+        return {"loss": loss, "teacher_entropy": entropy}
 
     def after_step(self, progress: float) -> None:
         """Nothing moves but what the optimiser moves."""
