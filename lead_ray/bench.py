@@ -12,13 +12,17 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: its profiler te
 import tyro
 
 from lead_ray.errors import for_people
+from lead_ray.speed.readout import Readout
 from lead_ray.speed.scale import Scale
+from lead_ray.speed.stage2 import Stage2
 from lead_ray.speed.steps import Step, Views
 from lead_ray.speed.workers import Workers
 
 Measurements = (
     Annotated[Views, tyro.conf.subcommand("views")]
     | Annotated[Step, tyro.conf.subcommand("step")]
+    | Annotated[Stage2, tyro.conf.subcommand("stage2")]
+    | Annotated[Readout, tyro.conf.subcommand("readout")]
     | Annotated[Workers, tyro.conf.subcommand("workers")]
     | Annotated[Scale, tyro.conf.subcommand("scale")]
 )

@@ -8,11 +8,14 @@ import torch
 
 from lead_ray import augment, train
 from lead_ray.bench import main
+from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
+from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
 from lead_ray.speed import measure, peers
 from lead_ray.speed.measure import Candidate
 from lead_ray.speed.scale import Scale, all_reduce, exchanged
+from lead_ray.speed.stage2 import NaiveAlign
 from lead_ray.speed.steps import pictures
 from lead_ray.train import Optim
 from lead_ray.views import ViewSettings
@@ -76,6 +79,17 @@ class TestScale:
 
 
 class TestSameWork:
+    def test_naive_alignment_is_ours(self):
+        settings = AlignSettings(teacher="centred", fpn=FpnSettings(lateral=32, branch=32), projector=0)
+        torch.manual_seed(0)
+        trunk = Trunk(TrunkSettings(depth=18, width=0.25)).eval()
+        views = torch.randn(2, 2, 3, 64, 64)
+        naive = NaiveAlign(trunk, settings)
+        ours = Align(trunk, settings)
+        ours.fpn.load_state_dict(naive.fpn.state_dict())
+        losses = [learner.train()(*views)["loss"] for learner in (naive, ours)]
+        torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+
     def test_our_step_follows_the_plain_one(self):
         """Channels last, fused optimiser, one-call moving average: rounding only, which grows a hundredfold a step."""
         torch.manual_seed(0)
@@ -117,14 +131,20 @@ class TestSameWork:
 @pytest.mark.parametrize(
     "command",
     [
-        ["views", "--batch", "8"],
-        pytest.param(["step", "--batch", "4", "--depth", "18", "--objective.hidden", "16"], marks=pytest.mark.slow),
+        ["views", "--batch", "8", "--views.size", "32"],
+        ["readout", "--batch", "4", "--steps", "2", "--grid", "12", "--points", "3"],
+        ["stage2", "--batch", "2", "--loss-only", "--size", "64", "--trunk.depth", "18", "--trunk.width", "0.25"],
+        ["stage2", "--batch", "2", "--size", "64", "--trunk.depth", "18", "--trunk.width", "0.25"],
+        pytest.param(
+            ["step", "--batch", "4", "--depth", "18", "--objective.hidden", "16", "--views.size", "32"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_commands_print_and_write(command, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(measure, "peak_flops", lambda precision, device: 1e9)
     out = tmp_path / "found.json"
-    common = ["--rounds", "1", "--views.size", "32", "--out", str(out), "--device", "cpu"]
+    common = ["--rounds", "1", "--out", str(out), "--device", "cpu"]
     main([*command, *common])
     kept = json.loads(out.read_text())
     assert "lead_ray" in capsys.readouterr().out

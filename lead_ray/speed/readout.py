@@ -1,0 +1,85 @@
+"""Speed of training the landmark read-out, from compact maps and from hypercolumns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lead_ray.regression import fit
+from lead_ray.regression_settings import RegressionSettings, paper
+from lead_ray.speed.measure import Candidate, Measured, compare, report
+from lead_ray.speed.steps import Bench
+
+FEATURES = {"64-d": ((64, 24),), "3840-d": ((256, 24), (512, 12), (1024, 6), (2048, 3))}
+"""Channels and side of the blocks: LEAD's compact map, and a ResNet-50's on 96 px."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readout(Bench):
+    """CL's regressor: 1x1 convolution, soft-argmax, linear layer. Steps of Adam on cached features."""
+
+    batch: int = 32
+    steps: int = 8
+    """Of one call."""
+    grid: int = 48
+    """Cells per side of the response maps."""
+    marks: int = 5
+    points: int = 50
+    """Virtual points per landmark."""
+    rounds: int = 5
+
+    def run(self) -> list[Measured]:
+        device = self.start()
+        candidates = []
+        for name, kind in FEATURES.items():
+            blocks, marks = self.frozen(kind, device)
+            candidates += [
+                Candidate(name=f"{name}, hypercolumn built, as CL", call=self.built(blocks, marks)),
+                Candidate(name=f"{name}, lead_ray", call=self.ours(blocks, marks), traced=device.type != "cpu"),
+            ]
+        found = compare(candidates, images=self.steps * self.batch, rounds=self.rounds, device=device)
+        title = f"read-out, {self.marks} landmarks, {self.points} points each, grid {self.grid}, batch {self.batch}"
+        report(title, found, self.out, self)
+        return found
+
+    def frozen(self, kind: tuple[tuple[int, int], ...], device: torch.device) -> tuple[list[Tensor], Tensor]:
+        """Features as they are cached, and landmarks."""
+        images, source = 4 * self.batch, torch.Generator().manual_seed(0)
+        maps = [torch.rand(images, channels, side, side, generator=source) for channels, side in kind]
+        marks = torch.rand(images, self.marks, 2, generator=source) - 0.5
+        return [each.half().to(device, memory_format=torch.channels_last) for each in maps], marks.to(device)
+
+    def settings(self) -> RegressionSettings:
+        return replace(paper(1, epoch_steps=self.steps, grid=self.grid), points=self.points, batch_size=self.batch)
+
+    def built(self, blocks: list[Tensor], marks: Tensor) -> Callable[[], object]:
+        """Contrastive Landmarks' eval_face.py: the hypercolumn resized to the grid, then the regressor."""
+        device, count = marks.device, self.marks * self.points
+        convolution = nn.Conv2d(sum(block.shape[1] for block in blocks), count, 1, bias=False).to(device)
+        nn.init.normal_(convolution.weight)
+        linear = nn.Conv2d(2 * count, 2 * self.marks, 1, groups=self.marks, bias=False).to(device)
+        parameters = [*convolution.parameters(), *linear.parameters()]
+        optimizer = torch.optim.Adam(parameters, lr=1e-3, betas=(0.5, 0.999), weight_decay=5e-4)
+        axis = torch.linspace(-1, 1, self.grid, device=device)
+        size = self.grid, self.grid
+
+        def step() -> float:
+            batch = torch.randperm(len(marks), device=device)[: self.batch]
+            resized = [F.interpolate(block[batch].float(), size=size, mode="bilinear") for block in blocks]
+            responses = 100 * convolution(torch.cat(resized[::-1], dim=1))
+            maps = responses.flatten(2).softmax(-1).unflatten(2, size)
+            virtual = torch.stack([(maps.sum(2) * axis).sum(-1), (maps.sum(3) * axis).sum(-1)], dim=-1)
+            predicted = linear(virtual.flatten(1)[..., None, None]).view(-1, self.marks, 2)
+            loss = F.smooth_l1_loss(10 * predicted, 10 * marks[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        return lambda: [step() for _ in range(self.steps)]
+
+    def ours(self, blocks: list[Tensor], marks: Tensor) -> Callable[[], object]:
+        """regression.fit(), its start included."""
+        return lambda: fit(blocks, marks, self.settings(), torch.Generator().manual_seed(0))
