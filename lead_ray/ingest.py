@@ -1,21 +1,19 @@
-"""Prepared shards -> images on each worker's device, through Ray Data."""
+"""Prepared shards -> images, through Ray Data."""
 
-import functools
 import logging
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
-import pyarrow as pa
-import torch
 from jaxtyping import UInt8
-from torch import Tensor
 
-from lead_ray import shards
+from lead_ray.decoding import decode_row
+from lead_ray.feed import Source, in_background
 
-if TYPE_CHECKING:
-    import ray.data
+SECTION = 256  # shards of one data set: a list of them that Ray Data takes in no time
+DECODING = 0.1  # of a core, that a task of one shard asks for
+STORED = 4  # times as many shards as are fetched ahead lie finished, or are under way, in Ray's object store
 
 
 def connect(num_cpus: int | None = None) -> None:
@@ -43,46 +41,37 @@ def connect(num_cpus: int | None = None) -> None:
         ray.init(address="local", num_cpus=num_cpus, **quiet)
 
 
-def of_worker(manifest: shards.Manifest, split: str, *, rank: int, workers: int, lanes: int) -> list[shards.Shard]:
-    """The files of one worker's lanes, lane after lane."""
-    files = shards.select(manifest, split)
-    return [shard for lane in range(rank, lanes, workers) for shard in files[lane::lanes]]
+def by_ray_data(
+    source: Source, wanted: Iterable[int], ahead: int, *, at_once: int
+) -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
+    """Decode by Ray Data, anywhere in the cluster.
 
-
-def shards_by_worker(folder: Path, split: str, *, workers: int, lanes: int) -> dict[str, "ray.data.Dataset"]:
-    """A lazy data set for each worker: the files of its lanes, lane after lane, decoded where Ray has a core free."""
-    import ray
-
-    manifest = shards.read_manifest(folder)
-    decode = functools.partial(_decode, size=manifest.size)
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
-    return {
-        f"worker-{rank}": ray.data.read_parquet(
-            [
-                str(Path(folder).absolute() / shard.file)
-                for shard in of_worker(manifest, split, rank=rank, workers=workers, lanes=lanes)
-            ],
-            columns=["image"],
-            partitioning=None,
-        ).map_batches(decode, batch_format="pyarrow", zero_copy_batch=True)
-        for rank in range(workers)
-    }
-
-
-def _decode(table: pa.Table, *, size: int) -> dict[str, np.ndarray]:
-    return {"pixels": shards.decode(table["image"].to_pylist(), size)}
-
-
-def resident(iterator: "ray.data.DataIterator", count: int, device: torch.device) -> UInt8[Tensor, "n 3 h w"]:
-    """All images of a worker's data set, on its device, in the order of its files.
-
-    Raises: ValueError if there are not `count` of them.
+    Args:
+        at_once: most tasks of one shard each that run at a time.
+    Raises: ValueError naming a file that is damaged and the command that mends it.
     """
-    pieces = [
-        torch.from_numpy(np.ascontiguousarray(batch["pixels"])).to(device)
-        for batch in iterator.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
-    ]
-    pixels = torch.cat(pieces).permute(0, 3, 1, 2)
-    if len(pixels) != count:
-        raise ValueError(f"{len(pixels)} images arrived, the manifest promises {count}: prepare the data anew")
-    return pixels
+    wanted = iter(wanted)
+    sections = iter(lambda: list(islice(wanted, SECTION)), [])
+    for section in in_background((_start(source, numbers, ahead, at_once) for numbers in sections), depth=1):
+        for row in section:
+            if row["error"][0]:
+                raise ValueError(row["error"][0])
+            yield np.array(row["pixels"][0])  # a copy, which frees Ray's
+
+
+def _start(source: Source, numbers: list[int], ahead: int, at_once: int) -> Iterator[dict[str, np.ndarray]]:
+    """One row a shard, in order, as Ray Data's execution, which starts here, brings them."""
+    import ray.data
+
+    wanted = [source.shards[number] for number in numbers]
+    manifest = source.manifest
+    settings = {"folder": source.folder, "shards": wanted, "size": manifest.size, "command": manifest.command}
+    rows = ray.data.from_items(list(range(len(wanted))), override_num_blocks=len(wanted))
+    # Less than a core: what runs at a time is set by at_once, and workers that train may have left but one.
+    rows = rows.map(decode_row, fn_kwargs=settings, num_cpus=DECODING, compute=ray.data.TaskPoolStrategy(size=at_once))
+    rows.context.enable_progress_bars = False
+    options = rows.context.execution_options
+    options.preserve_order = True
+    stored = STORED * ahead * max(source.gigabytes([number]) for number in numbers)
+    options.resource_limits = ray.data.ExecutionResources(object_store_memory=1e9 * stored)
+    return iter(rows.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=ahead))

@@ -7,17 +7,19 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lead_ray import ingest, shards
+from lead_ray import feed, ingest
 from lead_ray.artefacts import RunFolder
 from lead_ray.errors import WorkerError
 from lead_ray.machine import cores
 from lead_ray.progress import Phase, phase
-from lead_ray.stage import Stage, Worker, load_resident, pick_device, work
+from lead_ray.stage import Stage, open_images, pick_device, work
+from lead_ray.worker import Worker
 
 RESTARTS = 3  # of all workers together, after one has died; each goes on from the last checkpoint
 WAITS = 30  # of a minute each, Ray's own, for a cluster that must grow before the workers find room
@@ -36,6 +38,9 @@ def run(stage: Stage, *, title: str | None = None) -> RunFolder:
     if folder.result is not None:
         print(f"{title}: finished before, {folder.path}")
         return folder
+    if stage.ingest == "auto":
+        took = "stream" if stage.streams else "resident"
+        print(f"{title}: ingest {took}, images take {stage.source().gigabytes():.3g} GB (memory={stage.memory:g})")
     with folder.locked(), phase(title, steps) as shown:
         if folder.result is not None:
             return folder  # by another process, since we looked
@@ -44,7 +49,7 @@ def run(stage: Stage, *, title: str | None = None) -> RunFolder:
                 _on_ray(stage, folder)
         else:
             worker = Worker(device=pick_device(stage.device))
-            for metrics in work(stage, folder, load_resident(stage, worker), worker):
+            for metrics in work(stage, folder, open_images(stage, worker, feed.in_threads), worker):
                 _show(shown, metrics)
     print(f"{title}: {folder.path}")
     return folder
@@ -77,7 +82,7 @@ def _followed(folder: RunFolder, shown: Phase) -> Iterator[None]:
 
 def _on_ray(stage: Stage, folder: RunFolder) -> None:
     import ray
-    from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     ingest.connect()
@@ -91,9 +96,6 @@ def _on_ray(stage: Stage, folder: RunFolder) -> None:
             use_gpu=use_gpu,
             resources_per_worker=worker_resources(resources, stage.workers, use_gpu),
         ),
-        datasets=ingest.shards_by_worker(stage.data, stage.split, workers=stage.workers, lanes=stage.lanes),
-        # Lanes are sharded already: each worker reads the data set that bears its rank.
-        dataset_config=DataConfig(datasets_to_split=[]),
         run_config=RunConfig(
             name="ray",
             storage_path=str(folder.path),
@@ -149,7 +151,7 @@ def wants_gpus(device: str, workers: int, cluster: dict[str, float]) -> bool:
 def worker_resources(cluster: dict[str, float], workers: int, use_gpu: bool) -> dict[str, float]:
     """What each worker asks for: a GPU if wanted, and its share of the cores; one is left to Ray Data.
 
-    A task of Ray Data takes a whole core: were less left, it would wait for ever, and the workers for it.
+    Were nothing left, Ray Data's tasks would wait for ever, and the workers for them.
 
     Raises: ValueError when the cluster cannot meet it and nothing says that it might grow.
     """
@@ -208,18 +210,12 @@ def _train(stage: Stage, folder: RunFolder) -> None:
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=device,
+        local=context.get_local_world_size(),
         wrap=lambda module: prepare_model(
             module, parallel_strategy_kwargs={"broadcast_buffers": False, "gradient_as_bucket_view": True}
         ),
     )
-    manifest = shards.read_manifest(stage.data)
-    for shard in ingest.of_worker(manifest, stage.split, rank=worker.rank, workers=worker.world, lanes=stage.lanes):
-        shards.verify(stage.data, shard, command=manifest.command)
-    sizes = stage.sampling().lane_sizes
-    pixels = ingest.resident(
-        ray.train.get_dataset_shard(f"worker-{worker.rank}"),
-        sum(sizes[lane] for lane in worker.lanes(stage.lanes)),
-        device,
-    )
-    for metrics in work(stage, folder, pixels, worker):
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // worker.world)
+    decode = partial(ingest.by_ray_data, at_once=at_once)
+    for metrics in work(stage, folder, open_images(stage, worker, decode), worker):
         ray.train.report(metrics)

@@ -2,17 +2,15 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
-import torch.distributed as dist
-from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from lead_ray import sampling, shards, train, views
+from lead_ray import feed, sampling, shards, train, views
 from lead_ray.artefacts import RunFolder, atomic, plain
 from lead_ray.machine import keep_freed_memory
 from lead_ray.models import weights
@@ -20,9 +18,11 @@ from lead_ray.models.batchnorm import synchronise
 from lead_ray.sampling import Sampling
 from lead_ray.train import Optim
 from lead_ray.views import ViewSettings
+from lead_ray.worker import Worker, check_agreement, largest, meet
 
 # Settings that change where and how fast a run goes, not what it computes.
 ELSEWHERE = ("out", "workers", "device", "report_every", "checkpoint_every")
+ORDER = ("ingest", "memory", "window", "reshuffle_epochs")  # Stage.order() says which of them matter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,16 @@ class Stage(ABC):
     seed: int = 0
     views: ViewSettings = field(default_factory=ViewSettings)
     optim: Optim = field(default_factory=Optim)
+    ingest: Literal["auto", "resident", "stream"] = "auto"
+    """resident: images are decoded once and stay on the device; stream: decoded anew every epoch, for data that do not
+    fit. The two shuffle differently. So auto must not look at what is free just now, nor at the number of workers: it
+    takes resident if the whole split, decoded, has at most `memory` GB."""
+    memory: float = 12.0
+    """GB of decoded images, of all workers together, up to which auto takes resident."""
+    window: int = 4
+    """Shards of each lane that stream shuffles among, and keeps in memory decoded."""
+    reshuffle_epochs: int = 0
+    """Epochs after which resident deals shards anew to the lanes and reads them; 0: never. stream does at every one."""
     precision: train.Precision = "auto"
     """Multiplications in bf16 or fp32; auto takes bf16 where the device has it."""
     sync_batchnorm: bool = False
@@ -60,6 +70,9 @@ class Stage(ABC):
                 f"checkpoint_every must be a multiple of report_every >= 1, "
                 f"got {self.checkpoint_every} and {self.report_every}"
             )
+        for name, least in (("window", 1), ("reshuffle_epochs", 0), ("memory", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
 
     kind: ClassVar[str]
     """Beginning of the run folder's name."""
@@ -75,10 +88,36 @@ class Stage(ABC):
     def build(self) -> nn.Module:
         """The learner: views -> metrics with a loss; `after_step`, `encoder`."""
 
+    def pair_views(
+        self, images: Tensor, partners: Tensor, *, rows: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """What the learner is called with: a view of each image and one of its partner."""
+        total = self.optim.batch_size
+        return views.two_views(images, partners, self.views, total=total, rows=rows, generator=generator)
+
     def matters(self) -> dict:
         """The settings that the result depends on, and the data's checksum."""
-        settings = {name: value for name, value in plain(self).items() if name not in ELSEWHERE}
-        return settings | {"data": shards.read_manifest(self.data).fingerprint, "lanes": self.lanes}
+        settings = {name: value for name, value in plain(self).items() if name not in ELSEWHERE + ORDER}
+        data = shards.read_manifest(self.data).fingerprint
+        return settings | self.order() | {"data": data, "lanes": self.lanes}
+
+    def order(self) -> dict:
+        """The settings beside the seed that decide which images make up a step.
+
+        None for resident that never deals anew: runs from before there was a choice stay what they are.
+        """
+        if self.streams:
+            return {"ingest": "stream", "window": self.window}
+        return {"reshuffle_epochs": self.reshuffle_epochs} if self.reshuffle_epochs else {}
+
+    @property
+    def streams(self) -> bool:
+        """Whether ingest is stream, or auto takes it for these data."""
+        return self.ingest == "stream" or (self.ingest == "auto" and self.source().gigabytes() > self.memory)
+
+    def source(self) -> feed.Source:
+        """The shards to learn from."""
+        return feed.Source.open(self.data, self.split)
 
     def open(self) -> RunFolder:
         """This run's folder."""
@@ -86,34 +125,18 @@ class Stage(ABC):
 
     def sampling(self) -> Sampling:
         """Which images make up which step."""
-        sizes = [0] * self.lanes
-        files = shards.select(shards.read_manifest(self.data), self.split)
-        if len(files) < self.lanes:
-            raise ValueError(f"workers must be at most {len(files)}, one shard each, got {self.workers}")
-        for ordinal, shard in enumerate(files):
-            sizes[ordinal % self.lanes] += shard.rows
-        return Sampling(tuple(sizes), self.optim.batch_size, self.seed)
+        sizes = tuple(shard.rows for shard in self.source().shards)
+        if len(sizes) < self.lanes:
+            raise ValueError(f"workers must be at most {len(sizes)}, one shard each, got {self.workers}")
+        window, deal_every = (self.window, 1) if self.streams else (0, self.reshuffle_epochs)
+        if self.streams and self.reshuffle_epochs:
+            raise ValueError(
+                f"reshuffle_epochs={self.reshuffle_epochs} is of ingest=resident: stream deals every epoch"
+            )
+        return Sampling(sizes, self.lanes, self.optim.batch_size, self.seed, window, deal_every)
 
     def schedule(self) -> train.Schedule:
         return self.optim.schedule(self.sampling().steps_per_epoch)
-
-
-CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Worker:
-    """One process of a run."""
-
-    rank: int = 0
-    world: int = 1
-    device: torch.device = CPU
-    wrap: Callable[[nn.Module], nn.Module] = lambda module: module
-    """Makes a module average its gradients over all workers."""
-
-    def lanes(self, lanes: int) -> tuple[int, ...]:
-        """The lanes that this worker holds."""
-        return tuple(range(self.rank, lanes, self.world))
 
 
 def pick_device(device: str) -> torch.device:
@@ -125,55 +148,36 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def load_resident(stage: Stage, worker: Worker) -> UInt8[Tensor, "n 3 h w"]:
-    """This worker's lanes one after another, decoded, on its device; read by pyarrow in this process."""
-    lanes = [shards.load(stage.data, stage.split, lanes=[lane]).pixels for lane in worker.lanes(stage.lanes)]
-    return torch.cat(lanes).to(worker.device)
+def open_images(stage: Stage, worker: Worker, decode: feed.Decode) -> feed.Images:
+    """The images of this worker's lanes, step by step.
 
-
-def view_pairs(
-    stage: Stage, pixels: UInt8[Tensor, "n 3 h w"], worker: Worker, first_step: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless pairs of augmented views, beginning with first_step's."""
-    plan = stage.sampling()
-    per_lane = plan.per_lane
-    if stage.pairs == "images" and per_lane < 2:
-        raise ValueError(f"optim.batch_size must be >= {2 * stage.lanes} to pair images, got {plan.batch_size}")
-    batches = plan.batches(first_step, worker.lanes(stage.lanes))
-    for step, rows, places in batches:
-        # A partner is the next image of the same lane's share, so that it does not depend on the number of workers.
-        partners = rows if stage.pairs == "views" else rows.view(-1, per_lane).roll(-1, dims=1).flatten()
-        yield views.two_views(
-            pixels[rows.to(pixels.device)],
-            pixels[partners.to(pixels.device)],
-            stage.views,
-            total=stage.optim.batch_size,
-            rows=places,
-            generator=sampling.generator(stage.seed, sampling.AUGMENT, step),
-        )
-
-
-def check_agreement(first_step: int, worker: Worker) -> None:
-    """Each worker reads the last checkpoint by itself: make sure that all read the same.
-
-    Raises: ValueError naming the steps if they differ.
+    Raises: ValueError when they are to stay on the device and do not fit.
     """
-    if worker.world == 1:
-        return
-    mine = torch.tensor(first_step, device=worker.device)
-    all_workers = [torch.empty_like(mine) for _ in range(worker.world)]
-    dist.all_gather(all_workers, mine)
-    steps = [int(step) for step in all_workers]
-    if len(set(steps)) > 1:
-        raise ValueError(
-            f"the workers would go on from different steps, {steps}: let all machines share the run's folder, "
-            "or delete its newest checkpoint"
+    plan, lanes, source = stage.sampling(), worker.lanes(stage.lanes), stage.source()
+    if stage.streams:
+        return feed.stream(plan, lanes, source, decode, worker.device, steps=stage.schedule().steps)
+    feed.check_room(source.gigabytes(plan.held(0, lanes)), worker.device, worker.local)
+    meet(worker)  # before another takes of what is free
+    return feed.resident(plan, lanes, source, decode, worker.device)
+
+
+def view_pairs(stage: Stage, batches: Iterator[feed.Batch]) -> Iterator[tuple[Tensor, ...]]:
+    """Pairs of augmented views of each batch."""
+    per_lane = stage.sampling().per_lane
+    if stage.pairs == "images" and per_lane < 2:
+        raise ValueError(f"optim.batch_size must be >= {2 * stage.lanes} to pair images, got {stage.optim.batch_size}")
+    for step, images, places in batches:
+        partners = images
+        if stage.pairs == "images":
+            # The next image of the same lane's share, so that it does not depend on the number of workers.
+            rows = torch.arange(len(images), device=images.device).view(-1, per_lane)
+            partners = images[rows.roll(-1, dims=1).flatten()]
+        yield stage.pair_views(
+            images, partners, rows=places, generator=sampling.generator(stage.seed, sampling.AUGMENT, step)
         )
 
 
-def work(
-    stage: Stage, folder: RunFolder, pixels: UInt8[Tensor, "n 3 h w"], worker: Worker
-) -> Iterator[dict[str, int | float]]:
+def work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) -> Iterator[dict[str, int | float]]:
     """Train from the last checkpoint to the end, keep what must be kept, yield the metrics.
 
     Rank 0 writes metrics, checkpoints, weights and the result; all workers compute the same.
@@ -199,13 +203,14 @@ def work(
         first_step = state["step"]
     check_agreement(first_step, worker)
     schedule = stage.schedule()
+    batches = feed.Waits(images(first_step))
     spent = {metrics["step"]: metrics["seconds"] for metrics in folder.metrics()}.get(first_step, 0.0)
     started = time.perf_counter() - spent
     for metrics in train.train(
         worker.wrap(learner),
         learner,
         optimizer,
-        view_pairs(stage, pixels, worker, first_step),
+        view_pairs(stage, batches),
         schedule,
         first_step=first_step,
         report_every=stage.report_every,
@@ -214,6 +219,7 @@ def work(
         step = metrics["step"]
         metrics["images_per_second"] *= worker.world
         metrics["seconds"] = time.perf_counter() - started
+        metrics["stall"] = largest(batches.share(), worker)
         if worker.rank == 0:
             folder.append_metrics(metrics)
             if step % stage.checkpoint_every == 0 or step == schedule.steps:
@@ -228,7 +234,7 @@ def _finish(stage: Stage, folder: RunFolder, learner: nn.Module, schedule: train
     trained = {
         "run": folder.path.name,
         "data": plain(stage.data),
-        "images": sum(stage.sampling().lane_sizes),
+        "images": sum(stage.sampling().shard_sizes),
         "steps": schedule.steps,
         "batch_size": stage.optim.batch_size,
         "settings": plain(stage),

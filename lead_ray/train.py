@@ -15,9 +15,16 @@ from torch import Tensor, nn
 class Optim:
     """SGD with linear warm-up and a cosine decay by step; defaults of LEAD's stage 1 (section 4)."""
 
+    algorithm: Literal["sgd", "adam", "amsgrad"] = "sgd"
+    """CL's stage 2 trains with adam, DVE with amsgrad."""
     lr: float = 0.03
     """Peak learning rate, as it stands: never rescaled by the batch size."""
+    final_lr: float = 0.0
+    """Where the cosine ends, as a share of lr."""
+    decay_epochs: float | None = None
+    """In place of the cosine: a tenth of the rate every so many epochs."""
     momentum: float = 0.9
+    """Of SGD; Adam's first beta."""
     weight_decay: float = 1e-4
     batch_size: int = 256
     """Images per step, summed over all workers."""
@@ -34,11 +41,17 @@ class Optim:
                 raise ValueError(f"optim.{name} must be > 0, got {getattr(self, name)}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"optim.steps must be >= 1, got {self.steps}")
+        if not 0 <= self.final_lr <= 1:
+            raise ValueError(f"optim.final_lr must lie in [0, 1], got {self.final_lr}")
+        if self.decay_epochs is not None and self.decay_epochs <= 0:
+            raise ValueError(f"optim.decay_epochs must be > 0, got {self.decay_epochs}")
 
     def schedule(self, steps_per_epoch: int) -> "Schedule":
         """Epochs as steps, for a data set of this length."""
         steps = self.steps or max(1, round(self.epochs * steps_per_epoch))
-        return Schedule(self.lr, steps, min(round(self.warmup_epochs * steps_per_epoch), steps // 10))
+        warmup = min(round(self.warmup_epochs * steps_per_epoch), steps // 10)
+        decay = None if self.decay_epochs is None else max(1, round(self.decay_epochs * steps_per_epoch))
+        return Schedule(self.lr, steps, warmup, self.final_lr, decay)
 
 
 @dataclass(frozen=True)
@@ -48,23 +61,34 @@ class Schedule:
     peak: float
     steps: int
     warmup: int
+    final: float = 0.0
+    decay: int | None = None
 
     def learning_rate(self, step: int) -> float:
-        """Half a cosine over all steps; during warm-up times a line from 1e-4 (mmcv's rule, by step)."""
-        rate = self.peak * (1 + math.cos(math.pi * step / self.steps)) / 2
+        """Half a cosine over all steps, or a tenth every `decay`; during warm-up times a line from 1e-4 (mmcv's rule,
+        by step)."""
+        if self.decay is not None:
+            rate = self.peak * 0.1 ** (step // self.decay)
+        else:
+            cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
+            rate = self.peak * (self.final + (1 - self.final) * cosine)
         if step < self.warmup:
             rate *= 1 - (1 - step / self.warmup) * (1 - 1e-4)
         return rate
 
 
 def make_optimizer(learner: nn.Module, optim: Optim) -> torch.optim.Optimizer:
-    """SGD over what the learner trains; the learning rate is set at every step."""
+    """What moves the learner's trained parameters; the learning rate is set at every step."""
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    return torch.optim.SGD(trained, lr=0.0, momentum=optim.momentum, weight_decay=optim.weight_decay)
+    common = {"lr": 0.0, "weight_decay": optim.weight_decay, "fused": True}
+    if optim.algorithm == "sgd":
+        return torch.optim.SGD(trained, momentum=optim.momentum, **common)
+    amsgrad = optim.algorithm == "amsgrad"
+    return torch.optim.Adam(trained, betas=(optim.momentum, 0.999), amsgrad=amsgrad, **common)
 
 
 def train_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, views: tuple[Tensor, Tensor], precision: torch.dtype
+    network: nn.Module, optimizer: torch.optim.Optimizer, views: tuple[Tensor, ...], precision: torch.dtype
 ) -> dict[str, Tensor]:
     """One step; metrics stay on the device."""
     with torch.autocast(views[0].device.type, precision, enabled=precision != torch.float32):
@@ -79,7 +103,7 @@ def train(
     network: nn.Module,
     learner: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, ...]],
     schedule: Schedule,
     *,
     first_step: int = 0,

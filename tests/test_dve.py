@@ -16,7 +16,6 @@ from lead_ray.dense import Dense
 from lead_ray.models import weights
 from lead_ray.models.dve import DveNetworkSettings, dve_network
 from lead_ray.objectives.equivariance import Dve, DveSettings, cells, distances, exchange, expected_distance
-from lead_ray.stage import Stage
 from lead_ray.train import Optim
 from lead_ray.warped import dve_views, dve_warper, warped_views
 
@@ -262,7 +261,6 @@ def dense(tmp_path_factory):
 
 
 class TestDense:
-    @pytest.mark.skipif(not hasattr(Stage, "pair_views"), reason="stages do not ask for views yet")
     @pytest.mark.parametrize("network", [SMALLNET, FPN])
     def test_leaves_an_encoder(self, dense, tmp_path, network):
         changes = OWN | {"objective": DveSettings(network=network, margin=4)}

@@ -15,9 +15,11 @@ LIBRARY = Path(lead_ray.__file__).parent
 RAY_FILES = {"prepare", "ingest", "launch"}
 LAYERS = (
     {"geometry", "metrics", "similarity", "progress", "errors", "machine", "data"},
-    {"models", "objectives", "augment", "augment_cpu", "views"},
-    {"artefacts", "shards", "packing", "sampling", "train", "stage", "features", "matching", "parts"}
-    | {"regressor", "detectors", "regression"},
+    {"models", "objectives", "augment", "augment_cpu", "views", "warped"},
+    {"artefacts", "shards", "decoding", "packing", "sampling", "feed", "worker", "train", "stage"}
+    | {"features", "matching", "parts"}
+    | {"regressor", "regressor_cpu", "soft_argmax_cpu", "regression_settings", "descent", "detectors", "regression"}
+    | {"annotated"},
     {"tables", "figures", "report", "drawing"},
     RAY_FILES,
 )

@@ -1,9 +1,12 @@
 """Both stages on Ray: the numbers that they give without it, through kills and bad losses."""
 
 import os
+import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 
 import layouts
@@ -14,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from lead_ray import ingest, launch
+from lead_ray import feed, ingest, launch, shards
 from lead_ray.artefacts import RunFolder
 from lead_ray.dense import Dense
 from lead_ray.errors import WorkerError
@@ -23,7 +26,6 @@ from lead_ray.models.trunk import TrunkSettings
 from lead_ray.objectives.align import AlignSettings
 from lead_ray.objectives.byol import ByolSettings
 from lead_ray.pretrain import Pretrain
-from lead_ray.shards import read_manifest
 from lead_ray.train import Optim
 from lead_ray.views import ViewSettings
 
@@ -47,6 +49,14 @@ def cluster():
 def data(tmp_path_factory) -> Path:
     """Forty prepared images of 40 x 40 pixels: five in each lane."""
     return layouts.prepared_pictures(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def fine(tmp_path_factory) -> Path:
+    """The same images in 24 shards of one or two: three in each lane."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "ROWS_PER_SHARD", 2)
+        return layouts.prepared_pictures(tmp_path_factory.mktemp("fine"))
 
 
 class Mortal(Pretrain):
@@ -117,13 +127,15 @@ def losses(folder: RunFolder) -> list[float]:
 
 @pytest.mark.slow
 class TestTraining:
-    def test_two_workers_have_the_loss_curve_of_none(self, done, data, tmp_path):
-        """Stage 2, BatchNorm over both workers' images: equal up to the order of float32 sums, 1e-4 nats.
+    def test_two_workers_have_the_loss_curve_of_none(self, done, fine, tmp_path):
+        """Stage 2, streamed, BatchNorm over both workers' images: equal up to the order of float32 sums, 1e-4 nats.
 
         (Stage 1 would amplify that order within three steps: BatchNorm of 16 images with one pixel each.)
         """
         together = Dense(
-            data=data,
+            data=fine,
+            ingest="stream",
+            window=2,
             out=tmp_path,
             stage1=done.path,
             objective=AlignSettings(
@@ -174,9 +186,44 @@ class TestTraining:
         (path,) = tmp_path.iterdir()
         assert not (path / "encoder.safetensors").exists()
 
+    @pytest.mark.parametrize("way", ["resident", "stream"])
+    def test_a_shard_altered_after_preparing(self, cluster, fine, tmp_path, way):
+        spoilt = Path(shutil.copytree(fine, tmp_path / "spoilt"))
+        shard = spoilt / "train/part-00011.parquet"
+        shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+        message = rf"^{shard} is damaged \(its sha256 .*\)\. Mend it by: lead-ray prepare folder .* --out {spoilt}$"
+        with pytest.raises(WorkerError, match=message):
+            launch.run(stage1(Pretrain, spoilt, tmp_path / "runs", ingest=way, workers=1))
+
     def test_no_gpus_in_the_cluster(self, cluster, data, tmp_path):
         with pytest.raises(ValueError, match="workers=2 need a GPU each, the cluster has 0: use --device cpu"):
             launch.run(stage1(Pretrain, data, tmp_path, device="cuda"))
+
+
+@pytest.mark.slow
+class TestRayData:
+    def test_shards_are_those_of_threads_in_the_same_order(self, cluster, fine, monkeypatch):
+        """Through several data sets, each started while the one before is read."""
+        monkeypatch.setattr(ingest, "SECTION", 4)
+        source = feed.Source.open(fine, "train")
+        wanted = [5, 3, 3, 17, *range(6)]
+        found = list(ingest.by_ray_data(source, iter(wanted), 2, at_once=2))
+        for pixels, expected in zip(found, feed.in_threads(source, wanted, 2), strict=True):
+            assert pixels.flags.writeable and (pixels == expected).all()
+
+    def test_endless_shards_are_read_as_they_are_needed(self, cluster, fine, monkeypatch):
+        monkeypatch.setattr(ingest, "SECTION", 4)
+        asked = []
+
+        def wanted() -> Iterator[int]:
+            for number in count():
+                asked.append(number)
+                yield number % 24
+
+        found = ingest.by_ray_data(feed.Source.open(fine, "train"), wanted(), 2, at_once=2)
+        assert len(list(islice(found, 6))) == 6
+        found.close()
+        assert len(asked) <= 3 * 4, "that data set, and the one after it"
 
 
 class TestFailures:
@@ -282,16 +329,6 @@ class TestResources:
     def test_gpus_are_for_all_workers_or_none(self, device, gpus, workers, expected):
         assert launch.wants_gpus(device, workers, {"CPU": 8.0, "GPU": float(gpus)}) == expected
         assert launch.wants_gpus("auto", 1, {"CPU": 8.0}) is False
-
-    def test_each_worker_has_files_of_its_own(self, data):
-        manifest = read_manifest(data)
-        for workers, lanes in ((1, 8), (2, 8), (8, 8), (3, 3)):
-            held = [
-                ingest.of_worker(manifest, "train", rank=rank, workers=workers, lanes=lanes) for rank in range(workers)
-            ]
-            files = [shard.file for shards in held for shard in shards]
-            assert sorted(files) == [shard.file for shard in manifest.splits["train"].shards]
-        assert [shard.file[-9:-8] for shard in held[1]] == ["1", "4", "7"]
 
     def test_too_few_cpus(self, monkeypatch):
         monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lead_ray import shards
+from lead_ray import decoding, shards
 from lead_ray.data.celeba import CelebA
 from lead_ray.prepare import prepare
 
@@ -105,17 +105,20 @@ def test_damaged_shards_name_the_file_and_the_command(folder):
         shards.load(folder, "train")
 
 
-def test_verifying_one_shard(folder):
+def test_decoding_one_shard(folder):
     manifest = shards.read_manifest(folder)
     first, second = manifest.splits["train"].shards[:2]
     path = folder / second.file
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    shards.verify(folder, first, command="lead-ray prepare")
+    pixels = decoding.decode_shard(folder, first, size=32, command="lead-ray prepare")
+    np.testing.assert_array_equal(pixels, shards.load(folder, "train", lanes=[0]).pixels.permute(0, 2, 3, 1).numpy())
     with pytest.raises(ValueError, match=rf"{path} is damaged \(its sha256 .*\)\. Mend it by: lead-ray prepare --out"):
-        shards.verify(folder, second, command="lead-ray prepare")
+        decoding.decode_shard(folder, second, size=32, command="lead-ray prepare")
     path.unlink()
     with pytest.raises(ValueError, match=r"is damaged .*No such file.* Mend it by"):
-        shards.verify(folder, second, command="lead-ray prepare")
+        decoding.decode_shard(folder, second, size=32, command="lead-ray prepare")
+    with pytest.raises(ValueError, match=r"is damaged \(image 0 is not a 40x40 .*\)\. Mend it by"):
+        decoding.decode_shard(folder, first, size=40, command="lead-ray prepare")
 
 
 def test_other_pixels_are_other_data(pristine):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lead_ray import launch, stage, train
+from lead_ray import feed, launch, shards, stage, train
 from lead_ray.artefacts import RunFolder
 from lead_ray.dense import Dense
 from lead_ray.models import weights
@@ -21,7 +21,7 @@ from lead_ray.models.trunk import TrunkSettings
 from lead_ray.objectives.align import AlignSettings
 from lead_ray.objectives.byol import ByolSettings
 from lead_ray.pretrain import Pretrain
-from lead_ray.stage import Worker, load_resident, view_pairs
+from lead_ray.stage import Worker, open_images, view_pairs
 from lead_ray.train import Optim
 from lead_ray.views import ViewSettings
 
@@ -36,6 +36,23 @@ def data(tmp_path_factory) -> Path:
     return layouts.prepared_pictures(tmp_path_factory.mktemp("data"))
 
 
+@pytest.fixture(scope="module")
+def fine(tmp_path_factory) -> Path:
+    """The same images in 24 shards of one or two: three in each lane."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "ROWS_PER_SHARD", 2)
+        return layouts.prepared_pictures(tmp_path_factory.mktemp("fine"))
+
+
+@pytest.fixture
+def spoilt(fine, tmp_path) -> Path:
+    """A copy of which one shard was altered after preparing."""
+    folder = Path(shutil.copytree(fine, tmp_path / "spoilt"))
+    shard = folder / "train/part-00011.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    return folder
+
+
 OPTIM = Optim(lr=0.05, batch_size=16, steps=8)
 COMMON = {
     "views": ViewSettings(size=32),
@@ -46,6 +63,12 @@ COMMON = {
     "device": "cpu",
 }
 TRUNK = TrunkSettings(depth=18, width=0.125)
+INGESTS = {
+    "resident": {"ingest": "resident"},
+    "dealt anew": {"ingest": "resident", "reshuffle_epochs": 2},
+    "stream": {"ingest": "stream", "window": 2},
+}
+each_ingest = pytest.mark.parametrize("ingest", INGESTS.values(), ids=INGESTS)
 Make = Callable[..., stage.Stage]
 
 
@@ -137,6 +160,28 @@ class TestStages:
         seconds = [metrics["seconds"] for metrics in folder.metrics()]
         assert seconds == sorted(seconds), "the clock of a resumed run goes on"
 
+    @each_ingest
+    def test_killed_and_resumed_within_an_epoch(self, stage1, fine, tmp_path, monkeypatch, ingest):
+        """Epochs of three steps: killed after the fifth, resumed from the fourth, through two more epochs."""
+        few = {"data": fine, "optim": replace(OPTIM, batch_size=8, steps=10), "report_every": 1, "checkpoint_every": 4}
+        whole = launch.run(stage1(tmp_path / "whole", **few | ingest))
+        assert stage1(tmp_path, **few | ingest).sampling().steps_per_epoch == (
+            5 if ingest == INGESTS["resident"] else 3
+        )
+
+        def cut(*arguments):
+            yield from islice(stage.work(*arguments), 5)
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(launch, "work", cut)
+            with pytest.raises(Killed):
+                launch.run(stage1(tmp_path / "cut", **few | ingest))
+        folder = launch.run(stage1(tmp_path / "cut", **few | ingest))
+        assert losses(folder) == losses(whole) and len(losses(whole)) == 10
+        assert same_weights(folder, whole)
+        assert all(0 <= metrics["stall"] <= 1 for metrics in folder.metrics())
+
     def test_a_damaged_last_checkpoint_costs_time_and_nothing_else(self, stage1, done1, tmp_path, monkeypatch):
         saved = []
 
@@ -176,8 +221,20 @@ class TestStages:
         make, folder = either
         elsewhere = {"workers": 2, "report_every": 1, "checkpoint_every": 1, "device": "auto"}
         assert make(tmp_path, **elsewhere).open().path.name == folder.path.name
-        for change in ({"seed": 1}, {"optim": replace(OPTIM, lr=0.1)}, {"sync_batchnorm": True}):
-            assert make(tmp_path, **change).open().path.name != folder.path.name
+        orders = (INGESTS["dealt anew"], INGESTS["stream"], INGESTS["stream"] | {"window": 3})
+        changes = ({"seed": 1}, {"optim": replace(OPTIM, lr=0.1)}, {"sync_batchnorm": True}, *orders)
+        names = {make(tmp_path, **change).open().path.name for change in changes}
+        assert len(names | {folder.path.name}) == 1 + len(changes)
+
+    def test_auto_looks_at_the_data_alone(self, stage1, tmp_path, capsys):
+        """40 images of 40 x 40 pixels are 192 kB; what does not change the order does not change the run."""
+        resident, stream = stage1(tmp_path, memory=0.000192), stage1(tmp_path, memory=0.000191)
+        assert (resident.streams, stream.streams) == (False, True)
+        given = {ingest: stage1(tmp_path, ingest=ingest) for ingest in ("resident", "stream")}
+        assert resident.matters() == given["resident"].matters() == stage1(tmp_path, window=3).matters()
+        assert stream.matters() == given["stream"].matters() != resident.matters()
+        launch.run(replace(stream, optim=replace(OPTIM, steps=1)))
+        assert "stage1 lead: ingest stream, images take 0.000192 GB (memory=0.000191)" in capsys.readouterr().out
 
     def test_moved_data_and_weights_are_still_the_same(self, stage2, data, done1, done2, tmp_path):
         shutil.copytree(data, tmp_path / "data")
@@ -203,13 +260,14 @@ class TestStages:
         for (name, value), other in zip(built.state_dict().items(), expected.state_dict().values(), strict=True):
             assert torch.equal(value, other), name
 
+    @each_ingest
     @pytest.mark.parametrize("pairing", ["images", "views"])
-    def test_workers_together_see_the_batches_that_one_sees(self, stage2, tmp_path, pairing):
-        run = stage2(tmp_path, pairing=pairing)
+    def test_workers_together_see_the_batches_that_one_sees(self, stage2, fine, tmp_path, pairing, ingest):
+        run = stage2(tmp_path, data=fine, pairing=pairing, **ingest)
 
         def views(rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor]:
             worker = Worker(rank=rank, world=world)
-            return next(view_pairs(run, load_resident(run, worker), worker, first_step=3))
+            return next(view_pairs(run, open_images(run, worker, feed.in_threads)(3)))
 
         alone = views(0, 1)
         for world in (2, 8):
@@ -229,7 +287,7 @@ class TestStages:
         )
         for pairing, same in (("images", False), ("views", True)):
             run = stage2(tmp_path, pairing=pairing, views=plain_views)
-            a, b = next(view_pairs(run, load_resident(run, Worker()), Worker(), 0))
+            a, b = next(view_pairs(run, open_images(run, Worker(), feed.in_threads)(0)))
             nearest = torch.cdist(b.flatten(1), a.flatten(1)).argmin(dim=1)
             assert torch.equal(nearest, torch.arange(16)) == same
             # Partners come from the same lane's share, each image once.
@@ -243,6 +301,9 @@ class TestStageErrors:
             "workers must be >= 0, got -1": {"workers": -1},
             "checkpoint_every must be a multiple of report_every >= 1, got 4 and 3": {"report_every": 3},
             "checkpoint_every must be .* got 4 and 0": {"report_every": 0},
+            "window must be >= 1, got 0": {"window": 0},
+            "reshuffle_epochs must be >= 0, got -1": {"reshuffle_epochs": -1},
+            "memory must be >= 0, got -1": {"memory": -1.0},
         }
         for message, change in cases.items():
             with pytest.raises(ValueError, match=message):
@@ -254,6 +315,7 @@ class TestStageErrors:
             "optim.batch_size must be a multiple of the 3 lanes, got 16": {"workers": 3},
             "optim.batch_size must be a multiple of the 8 lanes, got 12": {"optim": replace(OPTIM, batch_size=12)},
             "optim.batch_size=48 .* lower it to at most 40": {"optim": replace(OPTIM, batch_size=48)},
+            "reshuffle_epochs=2 is of ingest=resident: stream deals": {"ingest": "stream", "reshuffle_epochs": 2},
             r"split must be one of \['train'\], got 'test'": {"split": "test"},
         }
         for message, change in cases.items():
@@ -274,6 +336,23 @@ class TestStageErrors:
     def test_pairs_of_images_need_two_of_each_lane(self, stage2, tmp_path):
         with pytest.raises(ValueError, match=r"optim.batch_size must be >= 16 to pair images, got 8"):
             launch.run(stage2(tmp_path, optim=replace(OPTIM, batch_size=8)))
+
+    @each_ingest
+    def test_a_shard_altered_after_preparing(self, stage1, spoilt, tmp_path, ingest):
+        message = (
+            rf"{spoilt}/train/part-00011.parquet is damaged \(its sha256 .*\)\. Mend it by: lead-ray prepare folder"
+        )
+        with pytest.raises(ValueError, match=message):
+            launch.run(stage1(tmp_path / "runs", data=spoilt, **ingest))
+
+    def test_images_that_do_not_fit(self, stage1, tmp_path, monkeypatch):
+        monkeypatch.setattr(feed, "free_memory", lambda device: 0.0002e9)
+        message = (
+            "keeps 0.00019 GB of images in the cpu memory of a worker, which has 0.0002 GB free .* --ingest stream"
+        )
+        with pytest.raises(ValueError, match=message):
+            launch.run(stage1(tmp_path))
+        launch.run(stage1(tmp_path, ingest="stream"))
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="says what to do without a GPU")
     def test_no_gpu(self, stage1, tmp_path):

@@ -30,6 +30,15 @@ class TestSchedule:
         assert Optim(epochs=0.1).schedule(5).steps == 1, "rounds to at least one step"
         assert Optim(epochs=10.0, warmup_epochs=0.0).schedule(7) == Schedule(peak=0.03, steps=70, warmup=0)
 
+    def test_cosine_to_a_share_and_steps_in_its_place(self):
+        """CL's stage 2 ends at 8e-4 of its rate; DVE takes a tenth from epoch 50 of 100."""
+        cosine = Optim(lr=1e-3, epochs=10.0, warmup_epochs=0.0, final_lr=8e-4).schedule(10)
+        assert cosine.learning_rate(0) == pytest.approx(1e-3)
+        assert cosine.learning_rate(50) == pytest.approx(1e-3 * (8e-4 + 1) / 2)
+        assert cosine.learning_rate(100) == pytest.approx(8e-7)
+        stairs = Optim(lr=1e-3, epochs=100.0, warmup_epochs=0.0, decay_epochs=50.0).schedule(4)
+        assert [stairs.learning_rate(step) for step in (0, 199, 200, 399)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+
     @settings(max_examples=50)
     @given(st.integers(1, 3000), st.data())
     def test_rate_is_positive_and_never_above_the_peak(self, steps, data):
@@ -38,10 +47,32 @@ class TestSchedule:
         assert min(rates) > 0 and max(rates) <= 0.5
         assert rates[schedule.warmup :] == sorted(rates[schedule.warmup :], reverse=True)
 
-    @pytest.mark.parametrize(("field", "value"), [("lr", 0.0), ("batch_size", 0), ("epochs", -1.0), ("steps", 0)])
+    @pytest.mark.parametrize(
+        ("field", "value"), [("lr", 0.0), ("batch_size", 0), ("epochs", -1.0), ("steps", 0), ("decay_epochs", 0.0)]
+    )
     def test_settings_out_of_range(self, field, value):
         with pytest.raises(ValueError, match=rf"optim.{field} must be >.* got {value}"):
             Optim(**{field: value})
+
+
+class TestOptimizer:
+    def test_adam_as_cl_and_dve_set_it(self):
+        """A hand value: Adam's first step is lr in the direction of the gradient's sign."""
+        for algorithm, beta in (("adam", 0.5), ("amsgrad", 0.9)):
+            line = Line()
+            optimizer = train.make_optimizer(line, Optim(algorithm=algorithm, momentum=beta, weight_decay=0.0))
+            (group,) = optimizer.param_groups
+            assert group["betas"] == (beta, 0.999) and group["amsgrad"] == (algorithm == "amsgrad")
+            group["lr"] = 0.1
+            line(torch.ones(2, 1), 3 * torch.ones(2, 1))["loss"].backward()
+            optimizer.step()
+            assert line.layer.weight.item() == pytest.approx(0.1, rel=1e-5)
+
+    def test_frozen_parameters_are_left_out(self):
+        line = Line()
+        line.layer.bias.requires_grad_(False)
+        (group,) = train.make_optimizer(line, Optim()).param_groups
+        assert group["params"] == [line.layer.weight]
 
 
 class Line(nn.Module):
