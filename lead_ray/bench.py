@@ -2,6 +2,7 @@
 
 python -m lead_ray.bench views
 python -m lead_ray.bench step --batch 64 --rounds 3
+python -m lead_ray.bench stage2 --loss-only --size 256 --batch 2
 """
 
 import os
@@ -12,6 +13,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: its profiler te
 import tyro
 
 from lead_ray.errors import for_people
+from lead_ray.speed.ingest import Ingest
 from lead_ray.speed.readout import Readout
 from lead_ray.speed.scale import Scale
 from lead_ray.speed.stage2 import Stage2
@@ -21,6 +23,7 @@ from lead_ray.speed.workers import Workers
 Measurements = (
     Annotated[Views, tyro.conf.subcommand("views")]
     | Annotated[Step, tyro.conf.subcommand("step")]
+    | Annotated[Ingest, tyro.conf.subcommand("ingest")]
     | Annotated[Stage2, tyro.conf.subcommand("stage2")]
     | Annotated[Readout, tyro.conf.subcommand("readout")]
     | Annotated[Workers, tyro.conf.subcommand("workers")]
