@@ -46,6 +46,18 @@ def test_readmes_tables_are_the_kept_ones():
         assert "\n".join(rows) in README, f"README.md is behind studies/results/{name}.md"
 
 
+def test_readmes_speeds_are_the_kept_ones():
+    rows = (RESULTS / "bench" / "bench.md").read_text().strip()
+    assert rows in README, "README.md is behind studies/results/bench"
+    measured = [
+        f"{one['milliseconds']:.3g} | {one['times_faster']:.2f}"
+        for path in (RESULTS / "bench").glob("*.json")
+        for one in json.loads(path.read_text())["found"]
+    ]
+    assert len(measured) == len(rows.splitlines()) - 2
+    assert all(f"| {row} |" in rows for row in measured)
+
+
 def test_top_level_is_the_plan():
     names = {path.relative_to(ROOT).parts[0] for path in tracked()}
     visible = {name for name in names if not name.startswith(".")}
