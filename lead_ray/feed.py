@@ -31,7 +31,7 @@ AHEAD = 8  # shards at least that are decoded before they are needed
 
 Batch = tuple[int, UInt8[Tensor, "n 3 h w"], Int64[Tensor, " n"]]
 Images = Callable[[int], Iterator[Batch]]
-"""First step -> endless (step, this worker's images, their places in the global batch)."""
+"""First step -> (step, this worker's images, their places in the global batch), at least to the end of the run."""
 Item = TypeVar("Item")
 
 
@@ -120,7 +120,7 @@ def stream(
         for step, rows, places in islice(plan.batches(first_step, lanes), max(0, steps - first_step)):
             while read is not None and read.step <= step:
                 pixels = torch.from_numpy(next(decoded))
-                window |= {row: pixels[row - read.first] for row in read.rows}
+                window |= {row: pixels[row - read.start] for row in read.rows}
                 read = next(reads, None)
             drawn = torch.stack([window.pop(row) for row in rows.tolist()])
             if device.type == "cuda":

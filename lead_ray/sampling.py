@@ -30,10 +30,10 @@ class Read(NamedTuple):
 
     step: int
     shard: int
-    first: int
+    start: int
     """Row, among the worker's images, of its first image."""
     rows: list[int]
-    """Rows among the worker's images, in the order in which they are drawn."""
+    """Rows, among the worker's images, of those drawn, in their order."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +131,14 @@ class Sampling:
             first, reads = 0, []
             for lane in lanes:
                 held = self.held(epoch, (lane,))
-                ends = np.cumsum([self.shard_sizes[shard] for shard in held])
+                sizes = np.array([self.shard_sizes[shard] for shard in held])
+                starts = sizes.cumsum() - sizes
                 rows = self.order(epoch, lane).numpy()[drawn]
-                source = np.searchsorted(ends, rows, side="right")
-                bounds = np.bincount(source, minlength=len(held)).cumsum()[:-1]
-                for shard, start, turns in zip(
-                    held, [0, *ends], np.split(source.argsort(kind="stable"), bounds), strict=False
-                ):
-                    if len(turns):
-                        step = begin + int(turns[0]) // self.per_lane
-                        reads.append(Read(step, shard, first + int(start), (first + rows[turns]).tolist()))
-                first += int(ends[-1])
+                source = np.searchsorted(starts, rows, side="right") - 1
+                for position in np.unique(source).tolist():
+                    turns = np.flatnonzero(source == position)
+                    step = begin + int(turns[0]) // self.per_lane
+                    start = first + int(starts[position])
+                    reads.append(Read(step, held[position], start, (first + rows[turns]).tolist()))
+                first += int(sizes.sum())
             yield from sorted(reads, key=lambda read: read[:2])

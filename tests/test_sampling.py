@@ -177,7 +177,7 @@ class TestReads:
             while read.step <= step:
                 assert read.step == step, "not before it is drawn from"
                 assert not there.keys() & set(read.rows)
-                there |= {row: (read.shard, row - read.first) for row in read.rows}
+                there |= {row: (read.shard, row - read.start) for row in read.rows}
                 read = next(reads)
             assert [there.pop(row) for row in rows.tolist()] == pictures(plan, step, lanes, rows)
 
@@ -191,7 +191,7 @@ class TestReads:
             (1, 2, 1),
             (1, 3, 1),
         ]
-        assert [(read.step, read.shard, len(read.rows), read.first) for read in reads[4:]] == [
+        assert [(read.step, read.shard, len(read.rows), read.start) for read in reads[4:]] == [
             (2, 0, 3, 0),
             (2, 1, 3, 5),
         ]
