@@ -1,14 +1,31 @@
 """How to train when all there is are two CPU cores: what the studies of small networks share."""
 
 from pathlib import Path
+from typing import Any, Literal
 
 from lead_ray.artefacts import RunFolder
+from lead_ray.dense import Dense
 from lead_ray.launch import run
+from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import TrunkSettings
+from lead_ray.objectives.align import AlignSettings
+from lead_ray.objectives.byol import ByolSettings
 from lead_ray.objectives.contrast import ContrastSettings
+from lead_ray.objectives.equivariance import DveSettings, EquivarianceSettings
+from lead_ray.objectives.moco import MocoSettings
 from lead_ray.pretrain import Pretrain
 from lead_ray.train import Optim
 from lead_ray.views import ViewSettings
+
+Stage1 = Literal["contrast", "byol", "moco"]
+Stage2 = Literal["lead", "cl", "cl-fpn", "dve"]
+
+# Heads of a quarter-width network; moving averages that forget within thousands of steps, not a million.
+STAGE1: dict[Stage1, Any] = {
+    "contrast": ContrastSettings(hidden=512),
+    "byol": ByolSettings(hidden=512, dim=128, momentum=0.99),
+    "moco": MocoSettings(hidden=512, momentum=0.99),
+}
 
 
 def small_views(size: int, least: float) -> ViewSettings:
@@ -16,19 +33,66 @@ def small_views(size: int, least: float) -> ViewSettings:
     return ViewSettings(size=size, scale=(least, 1.0), flip=0.0, blur=(0.5, 0.1))
 
 
-def coarse_to_fine(name: str, small_steps: int, steps: int, *, data: Path, out: Path, workers: int = 0) -> RunFolder:
-    """Stage 1 of a quarter-width ResNet-18 by in-batch InfoNCE: batches of 128 at 64 px, then some at 96 px.
+def coarse_to_fine(
+    name: str,
+    small_steps: int,
+    steps: int,
+    *,
+    data: Path,
+    out: Path,
+    workers: int = 0,
+    objective: Stage1 = "contrast",
+    seed: int = 0,
+) -> RunFolder:
+    """Stage 1 of a quarter-width ResNet-18: batches of 128 at 64 px, then some at 96 px.
 
-    BYOL needs more images than two cores see in hours; a 64 px crop costs less than half of a 96 px one.
+    By in-batch InfoNCE if nothing else is asked for: BYOL needs more images than two cores see in hours. A 64 px crop
+    costs less than half of a 96 px one.
     """
     common = {
         "data": data,
         "out": out,
         "workers": workers,
         "trunk": TrunkSettings(depth=18, width=0.25),
-        "objective": ContrastSettings(hidden=512),
+        "objective": STAGE1[objective],
+        "seed": seed,
     }
     coarse = Optim(lr=0.2, batch_size=128, steps=small_steps, warmup_epochs=4.0)
     start = run(Pretrain(name=f"{name}64", views=small_views(64, 0.2), optim=coarse, **common))
     fine = Optim(lr=0.1, batch_size=128, steps=steps, warmup_epochs=0.5)
     return run(Pretrain(name=f"{name}96", init=start.path, views=small_views(96, 0.2), optim=fine, **common))
+
+
+def compact(
+    name: str, objective: Stage2, stage1: Path, steps: int, *, data: Path, out: Path, workers: int = 0, seed: int = 0
+) -> RunFolder:
+    """Stage 2 at 64 channels on a small trunk: 32 images a step, each paired with itself.
+
+    lead: alignment under a centred teacher; cl: CL's projection; cl-fpn and dve: CL's and DVE's losses on LEAD's
+    decoder (the paper's Table 6). Optimisers are each method's own.
+    """
+    fpn = FpnSettings(lateral=64, branch=64)
+    settings, optim = {
+        "lead": (AlignSettings(fpn=fpn, projector=64, teacher="centred"), Optim(lr=0.1, batch_size=32, steps=steps)),
+        "cl": (EquivarianceSettings(), _adam("adam", 0.5, steps)),
+        "cl-fpn": (EquivarianceSettings(decoder=fpn), _adam("adam", 0.5, steps)),
+        "dve": (DveSettings(network=fpn), _adam("amsgrad", 0.9, steps)),
+    }[objective]
+    return run(
+        Dense(
+            name=name,
+            data=data,
+            out=out,
+            workers=workers,
+            stage1=stage1,
+            pairing="views",
+            views=small_views(96, 0.4),
+            objective=settings,
+            optim=optim,
+            seed=seed,
+        )
+    )
+
+
+def _adam(algorithm: Literal["adam", "amsgrad"], beta: float, steps: int) -> Optim:
+    return Optim(algorithm=algorithm, lr=1e-3, momentum=beta, weight_decay=5e-4, batch_size=32, steps=steps)
