@@ -14,7 +14,7 @@ import lead_ray
 LIBRARY = Path(lead_ray.__file__).parent
 RAY_FILES = {"prepare", "ingest", "launch"}
 LAYERS = (
-    {"geometry", "metrics", "similarity", "progress", "errors", "machine", "data"},
+    {"geometry", "metrics", "similarity", "progress", "errors", "machine", "data", "labels"},
     {"models", "objectives", "augment", "augment_cpu", "views", "warped"},
     {"artefacts", "shards", "decoding", "packing", "sampling", "feed", "worker", "train", "stage"}
     | {"features", "matching", "parts"}
