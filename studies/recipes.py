@@ -86,7 +86,7 @@ def compact(
             workers=workers,
             stage1=stage1,
             pairing="views",
-            views=small_views(96, 0.4),
+            views=small_views(96, 1.0 if objective == "dve" else 0.4),  # DVE warps in place of cropping
             objective=settings,
             optim=optim,
             seed=seed,
