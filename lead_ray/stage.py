@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lead_ray import feed, sampling, shards, train, views
 from lead_ray.artefacts import RunFolder, atomic, plain
-from lead_ray.machine import keep_freed_memory
+from lead_ray.machine import flush_denormals, keep_freed_memory
 from lead_ray.models import weights
 from lead_ray.models.batchnorm import synchronise
 from lead_ray.sampling import Sampling
@@ -184,6 +184,7 @@ def work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) -
     """
     if worker.device.type == "cpu":
         keep_freed_memory()
+        flush_denormals()
     torch.manual_seed(sampling.generator(stage.seed, sampling.WEIGHTS).initial_seed())
     learner = stage.build()
     if stage.sync_batchnorm:
