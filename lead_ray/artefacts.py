@@ -9,10 +9,7 @@
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +18,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from lead_ray import locks, storage
 from lead_ray.machine import environment
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 KEPT_CHECKPOINTS = 2
 
@@ -49,28 +42,19 @@ def digest(settings: dict) -> str:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary neighbour to write to; it takes `path`'s place on success and is gone on failure.
+    """storage.atomic(), for writers that report disks in their own way.
 
-    Raises: OSError when it cannot be written, whatever the writer calls that.
+    Raises: OSError saying what to do when it cannot be written, whatever the writer calls that.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors report disks in their own way
+        with storage.atomic(path) as temporary:
+            yield temporary
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's, safetensors'
         if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
             raise  # the accelerator's, not the disk's
         raise OSError(
             f"{error}; while writing {path}: what was finished before is untouched; free space, run again"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -80,7 +64,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    return json.loads(storage.read_text(path))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +83,9 @@ class RunFolder:
             config: every setting, kept for the reader.
             matters: the settings that change the result; they make the folder's name.
         """
-        folder = cls(Path(out).absolute() / f"{name}-{digest(matters)}")
-        folder.path.mkdir(parents=True, exist_ok=True)
-        if not (folder.path / "config.json").exists():
+        folder = cls(storage.absolute(Path(out)) / f"{name}-{digest(matters)}")
+        storage.make_folder(folder.path)
+        if not storage.exists(folder.path / "config.json"):
             write_json(folder.path / "config.json", {**config, "matters": matters})
         elif (kept := read_json(folder.path / "config.json")["matters"]) != plain(matters):
             fields = sorted(key for key in kept.keys() | matters.keys() if kept.get(key) != plain(matters).get(key))
@@ -116,39 +100,32 @@ class RunFolder:
 
         Raises: ValueError if another process holds it.
         """
-        with (self.path / ".lock").open("a") as lock:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise ValueError(f"another process is training {self.path}") from error
+        with locks.held(self.path):
+            for pattern in (".*.tmp", "checkpoints/.*.tmp"):  # what a kill left half written
+                for leftover in storage.listed(self.path, pattern):
+                    storage.remove(leftover)
             yield
 
     @property
     def result(self) -> dict | None:
         """What the finished run reported; None while it is not finished."""
         path = self.path / "result.json"
-        return read_json(path) if path.exists() else None
+        return read_json(path) if storage.exists(path) else None
 
     def finish(self, result: dict) -> None:
         """Mark the run finished; its checkpoints, which only served to resume it, go."""
         write_json(self.path / "result.json", result)
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        storage.remove_folder(self.path / "checkpoints")
 
     def append_metrics(self, metrics: dict) -> None:
         """Add one line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("ab+") as lines:
-            if lines.tell():
-                lines.seek(-1, os.SEEK_END)
-                if lines.read(1) != b"\n":  # a kill cut this line short; appended to it, the next would be lost too
-                    lines.write(b"\n")
-            lines.write(json.dumps(metrics).encode() + b"\n")
+        storage.append(self.path / "metrics.jsonl", json.dumps(metrics))
 
     def metrics(self) -> list[dict]:
         """All metrics in step order; of a step repeated after a resume, the last."""
         path = self.path / "metrics.jsonl"
         by_step = {}
-        for line in path.read_text().splitlines() if path.exists() else []:
+        for line in storage.read_text(path).splitlines() if storage.exists(path) else []:
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
@@ -162,7 +139,7 @@ class RunFolder:
         with atomic(path) as temporary:
             torch.save({"step": step, **state}, temporary)
         for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
-            old.unlink()
+            storage.remove(old)
         return path
 
     def latest_checkpoint(self, device: torch.device) -> dict | None:
@@ -173,7 +150,8 @@ class RunFolder:
         damaged = []
         for path in reversed(self._checkpoints()):
             try:
-                state = torch.load(path, map_location=device, weights_only=True)
+                with storage.fetched(path) as local:
+                    state = torch.load(local, map_location=device, weights_only=True)
             except Exception as error:  # damage shows as almost any of them, pickle's and KeyError included
                 damaged.append(f"{path.name} ({type(error).__name__})")
                 continue
@@ -188,4 +166,4 @@ class RunFolder:
         return None
 
     def _checkpoints(self) -> list[Path]:
-        return sorted((self.path / "checkpoints").glob("step-*.pt"))
+        return storage.listed(self.path / "checkpoints", "step-*.pt")

@@ -8,7 +8,13 @@ COMMANDS = {
     "prepare": "raw folder -> shards",
     "pretrain": "stage 1: instance-level encoder",
     "dense": "stage 2: dense compact map",
+    "annotate": "a page on which you click the landmarks of a few images",
+    "fit": "annotated images -> a landmark model",
+    "predict": "a landmark model's points in your images",
+    "export": "a landmark model as ONNX or torch.export program",
+    "convert": "landmarks from one tool's file to another's",
     "evaluate": "regression and matching errors",
+    "plot": "pictures of runs and of what was measured",
     "bench": "speed, beside plain references and other libraries",
 }
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -13,6 +13,7 @@ from lead_ray.feed import Source, in_background
 
 SECTION = 256  # shards of one data set: a list of them that Ray Data takes in no time
 DECODING = 0.1  # of a core, that a task of one shard asks for
+STARTS = 3  # attempts at a local cluster: Ray gives each of its parts 15 seconds (ray-project/ray#65983)
 STORED = 4  # times as many shards as are fetched ahead lie finished, or are under way, in Ray's object store
 
 
@@ -20,12 +21,17 @@ def connect(num_cpus: int | None = None) -> None:
     """Join the cluster that RAY_ADDRESS names, else start a local one that ends with this process; quietly.
 
     num_cpus is what a cluster started here offers (None: this machine's cores). Does nothing when connected.
+    Raises: OSError if no local cluster could be started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # otherwise thousands of lines in logs
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # otherwise `uv run` rebuilds the environment
     # Otherwise a warning that eight worker processes are many for two cores; more at once only wait for each other.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "4")
+    if not os.environ.get("RAY_ADDRESS"):
+        # By default Ray listens wherever other machines can reach this one, and runs what they send. This is its own
+        # switch for a cluster of one machine, on Linux too; it is read as Ray is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
     import ray.data
 
@@ -37,8 +43,21 @@ def connect(num_cpus: int | None = None) -> None:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
-    else:  # "local": a stale address file must not make this join a stranger's cluster
-        ray.init(address="local", num_cpus=num_cpus, **quiet)
+        return
+    # "local": a stale address file must not make this join a stranger's cluster.
+    here = {"address": "local", "num_cpus": num_cpus}
+    for attempt in range(STARTS):
+        try:
+            ray.init(**here, **quiet)
+            return
+        except Exception as error:
+            if type(error) is not Exception:  # which is what Ray raises when a part of it is slow to start
+                raise
+            if attempt == STARTS - 1:
+                raise OSError(
+                    f"Ray did not start on this machine in {STARTS} attempts, as when other work keeps it busy "
+                    f"({error}): run the same command again later, or with --workers 0 for this process alone"
+                ) from error
 
 
 def by_ray_data(
@@ -75,3 +94,17 @@ def _start(source: Source, numbers: list[int], ahead: int, at_once: int) -> Iter
     stored = STORED * ahead * max(source.gigabytes([number]) for number in numbers)
     options.resource_limits = ray.data.ExecutionResources(object_store_memory=1e9 * stored)
     return iter(rows.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=ahead))
+
+
+def by_actors(worker: type, settings: dict, rows: Sequence[dict], *, workers: int) -> Iterator[dict]:
+    """worker(**settings)(row) of every row, as they finish, by so many processes that each make the worker once."""
+    if not rows:
+        return
+    connect()
+    import ray.data
+
+    found = ray.data.from_items(list(rows), override_num_blocks=len(rows))
+    pool = ray.data.ActorPoolStrategy(size=min(workers, len(rows)))
+    found = found.map(worker, fn_constructor_kwargs=settings, compute=pool)
+    found.context.enable_progress_bars = False
+    yield from found.iter_rows()

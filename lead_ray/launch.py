@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lead_ray import feed, ingest
+from lead_ray import feed, ingest, storage
 from lead_ray.artefacts import RunFolder
 from lead_ray.errors import WorkerError
 from lead_ray.machine import cores
@@ -30,7 +30,7 @@ FAILURE = "error.txt"  # what a worker says that fails for a reason which trying
 def run(stage: Stage, *, title: str | None = None) -> RunFolder:
     """Train a stage unless it is finished, from its last checkpoint where there is one; return its folder."""
     # Workers need not stand in this folder.
-    paths = {name: value.absolute() for name, value in vars(stage).items() if isinstance(value, Path)}
+    paths = {name: storage.absolute(value) for name, value in vars(stage).items() if isinstance(value, Path)}
     stage = dataclasses.replace(stage, **paths)
     steps = stage.schedule().steps
     folder = stage.open()
@@ -65,7 +65,7 @@ def _followed(folder: RunFolder, shown: Phase) -> Iterator[None]:
     over = threading.Event()
 
     def follow() -> None:
-        while not over.wait(1):
+        while not over.wait(20 if storage.is_remote(folder.path) else 1):
             if history := folder.metrics():
                 _show(shown, history[-1])
 
@@ -98,7 +98,7 @@ def _on_ray(stage: Stage, folder: RunFolder) -> None:
         ),
         run_config=RunConfig(
             name="ray",
-            storage_path=str(folder.path),
+            storage_path=storage.uri(folder.path),
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=WAITS),
         ),
     )
@@ -108,25 +108,32 @@ def _on_ray(stage: Stage, folder: RunFolder) -> None:
 def follow_up(fit: Callable[[], Any], failure: Path) -> None:
     """Call a trainer's fit(), whose workers write to `failure` what trying again cannot mend, and say what came of it.
 
-    Raises: WorkerError with what they wrote; Ray's TrainingFailedError when they died; KeyboardInterrupt.
+    Raises: WorkerError with what they wrote, or when the cluster has no room for them; Ray's TrainingFailedError when
+      they died; KeyboardInterrupt.
     """
-    from ray.train import TrainingFailedError
+    from ray.train import ControllerError, TrainingFailedError
 
-    failure.unlink(missing_ok=True)
+    storage.remove(failure)
     try:
         with _interruptible():
             fit()
     except TrainingFailedError as error:
-        if not failure.exists():
-            raise
-        raise WorkerError(_said(failure)) from error
-    if failure.exists():
+        if storage.exists(failure):
+            raise WorkerError(_said(failure)) from error
+        if isinstance(error, ControllerError):
+            said = str(error.controller_failure).strip().partition("\n")[0]
+            raise WorkerError(
+                f"Ray could not bring up the workers, or lost hold of them ({said}). `ray status` says what the "
+                "cluster has and waits for: ask for fewer --workers, or add machines, and run the same command again"
+            ) from error
+        raise
+    if storage.exists(failure):
         raise WorkerError(_said(failure))
 
 
 def _said(failure: Path) -> str:
     """The last line: an error that went through Ray begins with its traceback."""
-    lines = failure.read_text().strip().splitlines()
+    lines = storage.read_text(failure).strip().splitlines()
     return lines[-1].strip() if lines else f"a worker could not write to {failure} why it failed: free space, run again"
 
 
@@ -186,7 +193,7 @@ def _worker(config: dict[str, Any]) -> None:
     at once.
     """
     failure = config["folder"].path / FAILURE
-    if failure.exists() or config["folder"].result is not None:
+    if storage.exists(failure) or config["folder"].result is not None:
         return
     try:
         _train(config["stage"], config["folder"])
@@ -194,7 +201,9 @@ def _worker(config: dict[str, Any]) -> None:
         raise
     except (ValueError, OSError, FloatingPointError) as error:
         with suppress(OSError):  # on a full disk the file stays empty
-            failure.write_text(f"{error}\n")
+            if not storage.is_remote(failure):
+                failure.touch()
+            storage.write_bytes(failure, f"{error}\n".encode())
         raise
 
 
@@ -203,7 +212,7 @@ def _train(stage: Stage, folder: RunFolder) -> None:
     from ray.train.torch import get_device, prepare_model
 
     context = ray.train.get_context()
-    device = get_device()
+    device = torch.device("cpu") if stage.device == "cpu" else get_device()  # where a node has both
     if device.type == "cpu":
         torch.set_num_threads(max(1, cores() // context.get_local_world_size()))
     worker = Worker(
@@ -212,7 +221,9 @@ def _train(stage: Stage, folder: RunFolder) -> None:
         device=device,
         local=context.get_local_world_size(),
         wrap=lambda module: prepare_model(
-            module, parallel_strategy_kwargs={"broadcast_buffers": False, "gradient_as_bucket_view": True}
+            module,
+            move_to_device=device,
+            parallel_strategy_kwargs={"broadcast_buffers": False, "gradient_as_bucket_view": True},
         ),
     )
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // worker.world)

@@ -8,6 +8,7 @@ mistaken for it.
 import dataclasses
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from typing import Literal
 
 import pyarrow.parquet as pq
 
-from lead_ray import shards
+from lead_ray import shards, storage
 from lead_ray.data.rows import BadImage, Crop, Reader, Record, render
 from lead_ray.shards import Manifest, Shard, Split
 
@@ -69,7 +70,8 @@ def plan(reader: Reader, packing: Packing) -> tuple[list[dict], dict[str, int], 
 def read_note(path: Path) -> tuple[str, list[dict], int] | None:
     """(plan, quarantined, rows) that write_shard() left in a finished shard; None if this is not one."""
     try:
-        footer = pq.read_metadata(path)
+        with storage.fetched(path) as local:
+            footer = pq.read_metadata(local)
         note = footer.metadata or {}
         return note[b"lead_ray.plan"].decode(), json.loads(note[b"lead_ray.quarantined"]), footer.num_rows
     except (OSError, KeyError, ValueError):  # pa.ArrowInvalid, for a file cut short, is a ValueError
@@ -90,14 +92,33 @@ def make_shard(item: dict, packing: Packing) -> dict:
     for line in item["records"].splitlines():
         record = Record.from_json(line, packing.raw)
         try:
+            check_name(record, packing.raw)
             rows.append(render(record, packing.crop, encoding=packing.encoding))
         except BadImage as reason:
-            bad.append({"image_id": record.image_id, "reason": str(reason)})
+            bad.append({"image_id": legible(record.image_id), "reason": legible(str(reason))})
     try:
         sha256, error = shards.write_shard(path, rows, plan=item["digest"], quarantined=bad), ""
     except OSError as failure:
         sha256, error = "", str(failure)
     return {"file": item["file"], "rows": len(rows), "sha256": sha256, "quarantined": bad, "error": error}
+
+
+def check_name(record: Record, raw: Path) -> None:
+    """What a list may name: a file below the raw folder. Links are followed, for many keep their pictures so.
+
+    Raises: BadImage for a path that leads out of it by its words alone, and for a name that is no text.
+    """
+    if not Path(os.path.normpath(record.path)).is_relative_to(os.path.normpath(raw)):
+        raise BadImage(f"is listed as {record.path}, which is not below {raw}")
+    try:
+        f"{record.image_id}{record.identity}".encode()
+    except UnicodeEncodeError:
+        raise BadImage("has a name that is not UTF-8: rename the file") from None
+
+
+def legible(text: str) -> str:
+    """As it may be shown on a terminal: a stranger's list may hold control sequences in its names."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def describe(reader: Reader, packing: Packing) -> dict:
@@ -127,7 +148,7 @@ def prepared(out: Path, made: dict, checksum: str) -> Manifest | None:
 
     Raises: ValueError naming the setting that differs from what `out` was prepared with.
     """
-    if not (out / "manifest.json").exists():
+    if not storage.exists(out / "manifest.json"):
         return None
     manifest = shards.read_manifest(out)
     before = {"dataset": manifest.dataset, "size": manifest.size} | manifest.settings | manifest.protocol
@@ -143,15 +164,15 @@ def prepared(out: Path, made: dict, checksum: str) -> Manifest | None:
 
     def whole(shard: Shard) -> bool:
         path = out / shard.file
-        return path.exists() and shards.file_sha256(path) == shard.sha256
+        return storage.exists(path) and shards.file_sha256(path) == shard.sha256
 
     with ThreadPoolExecutor() as pool:
         damaged = [shard for shard, good in zip(files, pool.map(whole, files), strict=True) if not good]
     if not damaged:
         return manifest
-    (out / "manifest.json").unlink()  # its presence means complete
+    storage.remove(out / "manifest.json")  # its presence means complete
     for shard in damaged:
-        (out / shard.file).unlink(missing_ok=True)
+        storage.remove(out / shard.file)
     return None
 
 
@@ -169,7 +190,7 @@ def collect_splits(results: Sequence[dict], landmarks: dict[str, int], out: Path
             raise ValueError(f"no image of split {name!r} can be used: {summary(bad)}")
         files = tuple(Shard(file=r["file"], rows=r["rows"], sha256=r["sha256"]) for r in mine)
         for shard in files:
-            if not (out / shard.file).exists():
+            if not storage.exists(out / shard.file):
                 raise OSError(f"{shard.file} was written by a machine whose {out} is not this one's")
         splits[name] = Split(count=count, landmarks=points, shards=files)
     return splits
@@ -180,11 +201,11 @@ def remove_leftovers(out: Path, expected: set[str]) -> None:
 
     Raises: ValueError if a file is none of ours.
     """
-    for path in out.glob("*/part-*.parquet"):
+    for path in storage.listed(out, "*/part-*.parquet"):
         if path.relative_to(out).as_posix() not in expected:
             if read_note(path) is None:
                 raise ValueError(f"{path} is not a shard of this data set: choose another --out or remove it")
-            path.unlink()
+            storage.remove(path)
 
 
 def summary(quarantined: Sequence[dict]) -> str:

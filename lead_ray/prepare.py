@@ -16,6 +16,7 @@ from typing import Annotated, Union
 
 import tyro
 
+from lead_ray import storage
 from lead_ray.data.aflw_r import AflwR
 from lead_ray.data.celeba import CelebA, Mafl
 from lead_ray.data.celeba_wild import CelebAWild, MaflUnaligned, MaflWild
@@ -80,8 +81,8 @@ def prepare(
     for name, value in (("workers", workers), ("max_bad", max_bad)):
         if value is not None and value < 0:
             raise ValueError(f"{name} must be >= 0 or None, got {value}")
-    out = Path(out).absolute()
-    reader = dataclasses.replace(reader, raw=Path(reader.raw).absolute())
+    out = storage.absolute(Path(out))
+    reader = dataclasses.replace(reader, raw=storage.absolute(Path(reader.raw)))
     crop = dataclasses.replace(reader.crop, size=size)
     packing = Packing(raw=reader.raw, out=out, crop=crop, encoding=encoding)
     plans, landmarks, checksum = plan(reader, packing)
@@ -90,8 +91,8 @@ def prepare(
         if progress:
             _report(done, f"already prepared in {out}")
         return done
-    for leftover in out.glob("*/.part-*.tmp"):
-        leftover.unlink(missing_ok=True)
+    for leftover in storage.listed(out, "*/.part-*.tmp"):
+        storage.remove(leftover)
     total = sum(item["rows"] for item in plans)
     limit = max(TOLERATED, total // 100) if max_bad is None else max_bad
     started = time.monotonic()

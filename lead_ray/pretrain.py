@@ -18,6 +18,7 @@ from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
 from lead_ray.objectives.contrast import Contrast, ContrastSettings
 from lead_ray.objectives.moco import Moco, MocoSettings
+from lead_ray.settings_file import command_line
 from lead_ray.stage import Stage
 
 
@@ -61,7 +62,7 @@ class Pretrain(Stage):
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("pretrain"):
-        run(tyro.cli(Pretrain, args=arguments, description=__doc__))
+        run(command_line(Pretrain, arguments, __doc__))
 
 
 if __name__ == "__main__":

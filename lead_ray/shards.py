@@ -9,9 +9,8 @@ shard.
 """
 
 import hashlib
-import io
 import json
-import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,9 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
+from lead_ray import storage
 from lead_ray.machine import cores
+from lead_ray.pixels import decode
 
 if TYPE_CHECKING:  # writing shards, in many processes, needs no torch
     import torch
@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # writing shards, in many processes, needs no torch
 FORMAT_VERSION = 1
 LANES = 8
 ROWS_PER_SHARD = 512
+LARGEST = 4096  # side of stored images, in pixels
 SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -53,6 +54,12 @@ class Shard:
     file: str
     rows: int
     sha256: str
+
+    def __post_init__(self):
+        if not re.fullmatch(r"(?!\.)[^/\\]+/part-\d+\.parquet", self.file):  # damaged shards are removed by this name
+            raise ValueError(f"file must be SPLIT/part-NUMBER.parquet, got {self.file!r}")
+        if not isinstance(self.rows, int) or self.rows < 0:
+            raise ValueError(f"rows must be >= 0, got {self.rows!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +90,10 @@ class Manifest:
     """The command that made it, without --out."""
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self):
+        if not isinstance(self.size, int) or not 8 <= self.size <= LARGEST:
+            raise ValueError(f"size must be in 8..{LARGEST}, got {self.size!r}")
+
     @property
     def fingerprint(self) -> str:
         """What tells prepared data apart: the images and their annotations, how they were cropped and stored, and what
@@ -93,7 +104,7 @@ class Manifest:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
-        write_file(folder / "manifest.json", (json.dumps(asdict(self), indent=1) + "\n").encode())
+        storage.write_bytes(folder / "manifest.json", (json.dumps(asdict(self), indent=1) + "\n").encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -102,13 +113,14 @@ def read_manifest(folder: Path) -> Manifest:
     Raises: FileNotFoundError naming the command to run when there is none; ValueError when it is damaged.
     """
     path = Path(folder) / "manifest.json"
-    if not path.exists():
+    storage.absolute(path)  # refuses what is no place
+    if not storage.exists(path):
         raise FileNotFoundError(
             f"{str(folder)!r} has no manifest.json: not prepared, or preparation was interrupted. "
             f"Run: lead-ray prepare SET --raw RAW_DIR --out {folder}"
         )
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(storage.read_text(path))
         version = fields["format_version"]
         if version == FORMAT_VERSION:
             for name, split in fields["splits"].items():
@@ -117,7 +129,7 @@ def read_manifest(folder: Path) -> Manifest:
                 if len(shards) % LANES or sum(shard.rows for shard in shards) != split["count"]:
                     raise ValueError(f"shards of split {name!r} do not add up to its count {split['count']}")
             return Manifest(**fields | {"quarantined": tuple(fields["quarantined"])})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and run lead-ray prepare again") from error
     raise ValueError(f"{path} has format_version {version}, this code reads {FORMAT_VERSION}: prepare anew")
 
@@ -131,25 +143,6 @@ def shard_bounds(count: int) -> list[tuple[int, int]]:
     return list(pairwise(accumulate((least + (i < more) for i in range(shards)), initial=0)))
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Atomic and durable: a reader sees all of it or nothing, and a failure leaves no temporary file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def write_shard(path: Path, rows: Sequence[dict], *, plan: str, quarantined: Sequence[dict]) -> str:
     """Write one shard and return its sha256; `plan` is kept inside, so that a later run knows the file."""
     note = {"lead_ray.plan": plan, "lead_ray.quarantined": json.dumps(list(quarantined))}
@@ -157,12 +150,13 @@ def write_shard(path: Path, rows: Sequence[dict], *, plan: str, quarantined: Seq
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="none", use_dictionary=False)  # the images are compressed already
     content = sink.getvalue().to_pybytes()
-    write_file(path, content)
+    storage.write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    """Of the whole file, in hexadecimal digits."""
+    with storage.fetched(path) as local, local.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -185,7 +179,7 @@ def mending(folder: Path, shard: Shard, command: str) -> Iterator[Path]:
     path = Path(folder) / shard.file
     try:
         yield path
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         raise ValueError(f"{path} is damaged ({error}). Mend it by: {command} --out {folder}") from error
 
 
@@ -197,28 +191,13 @@ def read_shard(
     Raises: ValueError naming the file and the command that mends it: it is missing, cut short or altered.
     """
     with mending(folder, shard, command) as path:
-        content = path.read_bytes()
+        content = storage.read_bytes(path)
         if checksum and hashlib.sha256(content).hexdigest() != shard.sha256:
             raise ValueError("its sha256 is not the manifest's")
         table = pq.read_table(pa.BufferReader(content), schema=SCHEMA, columns=list(columns), partitioning=None)
         if table.num_rows != shard.rows:
             raise ValueError(f"{table.num_rows} rows, the manifest says {shard.rows}")
     return table
-
-
-def decode(images: Sequence[bytes], size: int) -> np.ndarray:
-    """Encoded images to pixels: uint8 [n, size, size, 3], RGB. One thread; Pillow lets several run at once.
-
-    Raises: ValueError naming the position of an image that does not decode to this size.
-    """
-    pixels = np.empty((len(images), size, size, 3), np.uint8)
-    for position, image in enumerate(images):
-        try:
-            with Image.open(io.BytesIO(image)) as opened:
-                pixels[position] = np.asarray(opened)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"image {position} is not a {size}x{size} RGB image: {error}") from error
-    return pixels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from lead_ray.views import ViewSettings
 from lead_ray.worker import Worker, check_agreement, largest, meet
 
 # Settings that change where and how fast a run goes, not what it computes.
-ELSEWHERE = ("out", "workers", "device", "report_every", "checkpoint_every")
+ELSEWHERE = ("out", "workers", "device", "compile", "report_every", "checkpoint_every")
 ORDER = ("ingest", "memory", "window", "reshuffle_epochs")  # Stage.order() says which of them matter
 
 
@@ -61,6 +61,8 @@ class Stage(ABC):
     workers: int = 0
     """0: this process, without Ray. From 1: that many Ray Train workers."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    """Compile the network with torch.compile, for long runs on GPUs; losses are the same up to rounding."""
 
     def __post_init__(self):
         if self.workers < 0:
@@ -203,12 +205,15 @@ def work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) -
             ) from error
         first_step = state["step"]
     check_agreement(first_step, worker)
+    network = worker.wrap(learner)
+    if stage.compile:
+        network = train.compiled(network, worker.device)
     schedule = stage.schedule()
     batches = feed.Waits(images(first_step))
     spent = {metrics["step"]: metrics["seconds"] for metrics in folder.metrics()}.get(first_step, 0.0)
     started = time.perf_counter() - spent
     for metrics in train.train(
-        worker.wrap(learner),
+        network,
         learner,
         optimizer,
         view_pairs(stage, batches),

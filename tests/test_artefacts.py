@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lead_ray import artefacts
+from lead_ray import locks
 from lead_ray.artefacts import RunFolder, atomic, environment, plain, write_json
 
 
@@ -178,7 +178,7 @@ class TestRunFolder:
                     pass
 
     def test_no_lock_where_there_is_no_fcntl(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(artefacts, "fcntl", None)
+        monkeypatch.setattr(locks, "fcntl", None)
         with opened(tmp_path).locked(), opened(tmp_path).locked():
             pass
 

@@ -1,8 +1,6 @@
 """The prepared form: balanced plans, atomic files, and loads that notice every kind of damage."""
 
-import errno
 import json
-import os
 from dataclasses import replace
 from itertools import pairwise
 
@@ -167,16 +165,3 @@ def test_a_manifest_reads_back_equal(pristine, tmp_path):
     manifest = replace(shards.read_manifest(pristine), quarantined=({"image_id": "x", "reason": "y"},))
     manifest.write(tmp_path)
     assert shards.read_manifest(tmp_path) == manifest
-
-
-def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    target = tmp_path / "part.parquet"
-    shards.write_file(target, b"old")
-
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        shards.write_file(target, b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["part.parquet"] and target.read_bytes() == b"old"

@@ -32,16 +32,19 @@ class CelebA:
     """Official partitions to take. All three without MAFL's test images is DVE's and CL's widest choice."""
     include_mafl_test: bool = False
     """Keep MAFL's test images (808 lie in CelebA's training partition): a leak if you then test on MAFL."""
+    leave_out: Literal["mafl"] | None = None
+    """mafl: its training images, too, as DVE and CL have it: 146,501 images of the training partition remain."""
 
     def __post_init__(self):
         check_partitions(self.partitions)
+        check_mafl(self.include_mafl_test, self.leave_out)
 
     @property
     def crop(self) -> Crop:
         return ALIGNED
 
     def records(self) -> Iterator[Record]:
-        names = pretraining_names(self.raw, self.partitions, self.include_mafl_test)
+        names = pretraining_names(self.raw, self.partitions, self.include_mafl_test, self.leave_out)
         yield from _aligned(self.raw, [(name, "train") for name in names])
 
 
@@ -66,6 +69,11 @@ def check_partitions(partitions: tuple[Partition, ...]) -> None:
         raise ValueError(f"partitions must be one or more of {PARTITIONS}, each once, got {partitions}")
 
 
+def check_mafl(include_test: bool, leave_out: str | None) -> None:
+    if include_test and leave_out is not None:
+        raise ValueError(f"include_mafl_test and leave_out={leave_out} exclude each other: give one of them")
+
+
 def find(raw: Path, *candidates: str) -> Path:
     """The first of these paths that exists below `raw`.
 
@@ -77,8 +85,14 @@ def find(raw: Path, *candidates: str) -> Path:
     raise FileNotFoundError(f"raw={str(raw)!r} holds none of: {', '.join(candidates)}")
 
 
-def pretraining_names(raw: Path, partitions: tuple[Partition, ...], include_mafl_test: bool) -> list[str]:
-    """File names of the chosen partitions in the list's order, without MAFL's test images unless asked."""
+def pretraining_names(
+    raw: Path,
+    partitions: tuple[Partition, ...],
+    include_mafl_test: bool,
+    leave_out: Literal["mafl"] | None = None,
+) -> list[str]:
+    """File names of the chosen partitions in the list's order, without MAFL's test images unless asked; or without any
+    of MAFL's."""
     listing = find(raw, "Eval/list_eval_partition.txt", "list_eval_partition.txt")
     wanted = {str(PARTITIONS.index(partition)) for partition in partitions}
     names = []
@@ -89,7 +103,7 @@ def pretraining_names(raw: Path, partitions: tuple[Partition, ...], include_mafl
             names.append(name)
     if include_mafl_test:
         return names
-    held_out = {name for name, split in mafl_names(raw) if split == "test"}
+    held_out = {name for name, split in mafl_names(raw) if split == "test" or leave_out == "mafl"}
     return [name for name in names if name not in held_out]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from lead_ray.data.celeba import (
     Partition,
+    check_mafl,
     check_partitions,
     find,
     identities,
@@ -38,6 +39,8 @@ class CelebAWild:
     """Official partitions to take into the split "train"."""
     include_mafl_test: bool = False
     """Keep MAFL's test images: a leak if you then test on MAFL."""
+    leave_out: Literal["mafl"] | None = None
+    """mafl: its training images, too."""
     framing: Literal["whole", "photo", "box"] = "whole"
     """whole: all of the photograph, squashed to a square, as CL does (LEAD says "uncropped"); photo: the largest
     centred square; box: a square around the face."""
@@ -46,6 +49,7 @@ class CelebAWild:
 
     def __post_init__(self):
         check_partitions(self.partitions)
+        check_mafl(self.include_mafl_test, self.leave_out)
         _ = self.crop  # checks box_factor
 
     @property
@@ -55,7 +59,7 @@ class CelebAWild:
         return Crop(kind="whole" if self.framing == "whole" else "centre")
 
     def records(self) -> Iterator[Record]:
-        kept = pretraining_names(self.raw, self.partitions, self.include_mafl_test)
+        kept = pretraining_names(self.raw, self.partitions, self.include_mafl_test, self.leave_out)
         yield from _photographs(self.raw, [(name, "train") for name in kept])
 
 

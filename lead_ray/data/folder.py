@@ -60,7 +60,7 @@ class Folder:
             yield Record(image_id=name, path=self.raw / name, split=self._split(name))
 
     def _split(self, name: str) -> str:
-        draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
+        draw = int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8]) / 2**64
         return "test" if draw < self.test_fraction else "train"
 
     def _annotated(self, file: Path) -> Iterator[Record]:
@@ -68,7 +68,7 @@ class Folder:
             raise FileNotFoundError(f"landmarks={str(file)!r} does not exist")
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is not JSON: {error}") from None
         names = {}
         for where, image in _entries(file, content, "images"):
@@ -118,4 +118,7 @@ def _numbers(where: str, entry: dict, key: str) -> list[float]:
     values = _get(where, entry, key, list)
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         raise ValueError(f"{where}: {key!r} must hold numbers only, got {values[:6]}")
-    return [float(value) for value in values]
+    try:
+        return [float(value) for value in values]
+    except OverflowError as error:  # JSON's integers have no end
+        raise ValueError(f"{where}: {key!r} holds a number that is too large: {error}") from None

@@ -48,7 +48,7 @@ class INatAves:
         try:
             images = json.loads(file.read_text(encoding="utf-8"))["images"]
             paths = [image["file_name"] for image in images]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{file} is not a list of images, each with a file_name ({error!r})") from None
         return [_short(str(file), path) for path in paths if "Aves" in PurePosixPath(path).parts]
 

@@ -19,6 +19,8 @@ from PIL import Image, ImageOps
 from lead_ray.data.crops import BadImage, Crop
 
 MAX_PIXELS = 100_000_000  # a larger picture is a mistake or a decompression bomb
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""What is looked for, whatever a file's name ends in: Pillow knows others as well, and runs Ghostscript for one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,31 +91,41 @@ class Reader(Protocol):
 def open_rgb(path: Path) -> Image.Image:
     """Any picture that Pillow reads, upright and 8-bit RGB.
 
-    Transparency lies over white, 16 bits keep the upper 8, of several frames the first counts.
     Raises: BadImage with the reason.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused more strictly below
-            image = Image.open(path)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused more strictly by upright_rgb()
+            if path.exists() and not path.is_file():
+                raise BadImage("is no regular file")  # a pipe would be waited for, a device never ends
+            image = Image.open(path, formats=FORMATS)
         with image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImage(f"is {image.width}x{image.height}, more than {MAX_PIXELS:,} pixels")
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255
-                return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-            if image.mode == "F":
-                raise BadImage("has floating-point pixels, whose range nothing states")
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
+            return upright_rgb(image)
     except BadImage:
         raise
     except FileNotFoundError:
         raise BadImage("is listed but the file is missing") from None
     except Exception as error:  # whatever a decoder raises at a broken file
         raise BadImage(f"cannot be read: {str(error).replace(str(path), path.name)}") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A picture as a viewer shows it, 8-bit RGB.
+
+    Transparency lies over white, 16 bits keep the upper 8, of several frames the first counts.
+    Raises: BadImage with the reason.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImage(f"is {image.width}x{image.height}, more than {MAX_PIXELS:,} pixels")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255
+        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise BadImage("has floating-point pixels, whose range nothing states")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def render(record: Record, crop: Crop, *, encoding: Literal["jpeg", "png"] = "jpeg") -> dict:

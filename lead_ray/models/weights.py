@@ -4,13 +4,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from lead_ray import storage
 from lead_ray.models.dve import DveNetworkSettings, Hourglass, SmallNet, dve_network
 from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
 from lead_ray.models.projection import CompactEncoder, Projection, ProjectionSettings
@@ -36,6 +37,19 @@ KINDS = {
 """The parts that each kind of encoder has."""
 
 
+class View(NamedTuple):
+    """What of a stored image a network is shown."""
+
+    margin: int
+    """Pixels cropped from every side."""
+    side: int | None = None
+    """Side of the stored images that this is meant for; None: any."""
+
+
+FACES, SMALL = View(20), View(15, 100)
+"""136 px with 96 of them shown, unless prepared otherwise; DVE's SmallNet is shown 70 of 100."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """What a file of weights is."""
@@ -54,6 +68,11 @@ class Card:
         given = {name for name in PARTS if getattr(self, name) is not None}
         if given != KINDS.get(self.kind):
             raise ValueError(f"kind={self.kind!r} with {sorted(given)}: kinds and their parts are {KINDS}")
+
+    @property
+    def view(self) -> View:
+        """What the network is shown in evaluation."""
+        return SMALL if self.network is not None and self.network.network == "smallnet" else FACES
 
 
 def build(card: Card) -> nn.Module:
@@ -94,36 +113,36 @@ def save(path: Path, encoder: nn.Module, trained: dict, *, dtype: torch.dtype = 
 def find(path: Path | str) -> Path:
     """The file of weights: the path itself, or the encoder.safetensors of a run's folder."""
     path = Path(path)
-    return path / "encoder.safetensors" if path.is_dir() else path
+    return path / "encoder.safetensors" if storage.is_folder(path) else path
 
 
 def fingerprint(path: Path | str) -> str:
     """What tells weights apart wherever they lie."""
-    if not find(path).exists():
+    if not storage.exists(find(path)):
         raise FileNotFoundError(f"no weights at {find(path)}: give a finished run's folder or a .safetensors file")
-    return hashlib.sha256(find(path).read_bytes()).hexdigest()
+    return hashlib.sha256(storage.read_bytes(find(path))).hexdigest()
 
 
 def read_card(path: Path | str) -> Card:
     """The card alone. Raises: FileNotFoundError; ValueError if the file is not an encoder of this package."""
     path = find(path)
-    if not path.exists():
+    if not storage.exists(path):
         raise FileNotFoundError(f"no weights at {path}: give a finished run's folder or a .safetensors file")
     try:
-        with safe_open(path, framework="pt") as file:
+        with storage.fetched(path) as local, safe_open(local, framework="pt") as file:
             fields = json.loads(file.metadata()["lead_ray"])
         for name, settings in PARTS.items():
             if fields.get(name) is not None:
                 fields[name] = settings(**fields[name])
         return Card(**fields)
-    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a lead_ray encoder (safetensors with its card): {error}") from error
 
 
 def load(path: Path | str) -> nn.Module:
     """An encoder in evaluation mode: normalised images [b, 3, h, w] -> list of maps, finest first."""
     encoder = build(read_card(path))
-    with safe_open(find(path), framework="pt") as file:
+    with storage.fetched(find(path)) as local, safe_open(local, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     try:

@@ -1,0 +1,47 @@
+"""Runs of a few steps of a tiny network, on forty tiny pictures."""
+
+import socket
+from pathlib import Path
+
+from lead_ray.artefacts import RunFolder
+from lead_ray.models.trunk import TrunkSettings
+from lead_ray.objectives.byol import ByolSettings
+from lead_ray.pretrain import Pretrain
+from lead_ray.train import Optim
+from lead_ray.views import ViewSettings
+
+STEPS = 8
+
+
+def stage1(kind: type[Pretrain], data: Path, out: Path, **changes) -> Pretrain:
+    """Stage 1 that reports every step and keeps every second."""
+    settings = {
+        "optim": Optim(lr=0.05, batch_size=16, steps=STEPS),
+        "precision": "fp32",
+        "report_every": 1,
+        "checkpoint_every": 2,
+        "device": "cpu",
+        "trunk": TrunkSettings(depth=18, width=0.125),
+        "objective": ByolSettings(hidden=32, dim=16),
+        "views": ViewSettings(size=32),
+    }
+    return kind(data=data, out=out, **settings | changes)
+
+
+def losses(folder: RunFolder) -> list[float]:
+    """Of every step, each once."""
+    history = folder.metrics()
+    assert [metrics["step"] for metrics in history] == list(range(1, len(history) + 1))
+    return [metrics["loss"] for metrics in history]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens to just now, beyond those of Ray's workers."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
