@@ -12,12 +12,15 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from lead_ray.artefacts import plain
 from lead_ray.errors import for_people
 from lead_ray.launch import run
-from lead_ray.models import weights
+from lead_ray.models import teacher, weights
 from lead_ray.models.dve import DveNetworkSettings
+from lead_ray.noise import Noise, noisy_views
 from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives.equivariance import Dve, DveSettings, Equivariance, EquivarianceSettings
+from lead_ray.settings_file import command_line
 from lead_ray.stage import Stage
 from lead_ray.train import Optim
 from lead_ray.warped import warped_views
@@ -37,6 +40,8 @@ class Dense(Stage):
     ) = field(default_factory=AlignSettings)
     pairing: Literal["images", "views"] = "images"
     """What is matched: different images (section 3.3), or two views of one image; DVE matches an image and itself."""
+    noise: Noise = field(default_factory=Noise)
+    """JPEG and colour noise on views, and a crop of them, as DVE and CL have it; none in LEAD."""
 
     kind = "stage2"
 
@@ -62,24 +67,28 @@ class Dense(Stage):
         return self.optim.batch_size // self.lanes
 
     def matters(self) -> dict:
-        """The trunk's weights matter, not where they lie."""
-        return super().matters() | {"stage1": self.stage1 and weights.fingerprint(self.stage1)}
+        """The weights of trunk and teacher matter, not where they lie.
+
+        What came later and is not used is left out: runs from before there was a choice stay what they are.
+        """
+        settings = super().matters() | {"stage1": self.stage1 and weights.fingerprint(self.stage1)}
+        if isinstance(self.objective, AlignSettings):
+            foreign = settings["objective"].pop("foreign")
+            if foreign is not None:
+                settings["objective"]["foreign"] = plain(teacher.identity(self.objective.foreign))
+        if self.noise == Noise():
+            del settings["noise"]
+        return settings
 
     def pair_views(
         self, images: Tensor, partners: Tensor, *, rows: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
         """DVE's views come with the warp that relates them."""
+        drawn = {"total": self.optim.batch_size, "rows": rows, "generator": generator}
         if not isinstance(self.objective, DveSettings):
-            return super().pair_views(images, partners, rows=rows, generator=generator)
-        return warped_views(
-            images,
-            self.views,
-            self.objective.warper,
-            margin=self.objective.margin,
-            total=self.optim.batch_size,
-            rows=rows,
-            generator=generator,
-        )
+            return noisy_views(images, partners, self.views, self.noise, **drawn)
+        warper, margin = self.objective.warper, self.objective.margin
+        return warped_views(images, self.views, warper, margin=margin, noise=self.noise, **drawn)
 
     def build(self) -> nn.Module:
         trunk = None if self.stage1 is None else weights.load_trunk(self.stage1)
@@ -92,7 +101,7 @@ class Dense(Stage):
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("dense"):
-        run(tyro.cli(Dense, args=arguments, description=__doc__))
+        run(command_line(Dense, arguments, __doc__))
 
 
 if __name__ == "__main__":

@@ -8,26 +8,33 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lead_ray import augment, geometry, shards
+from lead_ray import augment, geometry, shards, storage
 from lead_ray.artefacts import atomic
+from lead_ray.models import weights
 
-MARGIN = 20
-"""Pixels cropped from every side of a 136 px image (PROTOCOLS of DVE and CL)."""
+MARGIN = weights.FACES.margin
+"""Pixels cropped from every side of a 136 px image (PROTOCOLS of DVE and CL), if nothing else is said."""
 
 
-def crops(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 ch cw"]:
+def crops(images: UInt8[Tensor, "n 3 h w"], *, margin: int = MARGIN) -> Float[Tensor, "n 3 ch cw"]:
     """Stored images -> the encoder's normalised input."""
-    return augment.normalise(geometry.crop_images(images, margin=MARGIN).float() / 255)
+    return augment.normalise(geometry.crop_images(images, margin=margin).float() / 255)
 
 
 @torch.no_grad()
 def extract(
-    encoder: nn.Module, images: UInt8[Tensor, "n 3 h w"], *, cropped: bool = False, batch_size: int = 64
+    encoder: nn.Module,
+    images: UInt8[Tensor, "n 3 h w"],
+    *,
+    cropped: bool = False,
+    margin: int = MARGIN,
+    batch_size: int = 64,
 ) -> list[Tensor]:
     """Blocks of all images in float16, on the images' device, finest first, channels-last in memory.
 
     Args:
         cropped: the images are crops already.
+        margin: else what is cropped from every side of them.
     Raises: ValueError if the encoder is in training mode: its BatchNorm would mix the images of a batch.
     """
     if encoder.training:
@@ -35,27 +42,34 @@ def extract(
 
     def batches() -> Iterator[list[Tensor]]:
         for batch in images.split(batch_size):
-            inputs = augment.normalise(batch.float() / 255) if cropped else crops(batch)
+            inputs = augment.normalise(batch.float() / 255) if cropped else crops(batch, margin=margin)
             yield [block.to(torch.float16, memory_format=torch.channels_last) for block in encoder(inputs)]
 
     return [torch.cat(blocks) for blocks in zip(*batches(), strict=True)]
 
 
-def cached(path: Path, encoder: nn.Module, images: UInt8[Tensor, "n 3 h w"]) -> list[Tensor]:
+def cached(path: Path, encoder: nn.Module, images: UInt8[Tensor, "n 3 h w"], *, margin: int = MARGIN) -> list[Tensor]:
     """extract(), kept in a file that later calls read instead."""
-    if path.exists():
-        kept = load_file(path, device=str(images.device))
+    if storage.exists(path):
+        with storage.fetched(path) as local:
+            kept = load_file(local, device=str(images.device))
         if "block0" in kept:  # of an earlier version, channel by channel
             return [kept[f"block{level}"].to(memory_format=torch.channels_last) for level in range(len(kept))]
         return [kept[f"rows{level}"].permute(0, 3, 1, 2) for level in range(len(kept))]
-    blocks = extract(encoder, images)
+    blocks = extract(encoder, images, margin=margin)
     with atomic(path) as temporary:
         save_file({f"rows{level}": block.permute(0, 2, 3, 1) for level, block in enumerate(blocks)}, temporary)
     return blocks
 
 
-def normalised_landmarks(images: shards.Images) -> Tensor:
+def normalised_landmarks(images: shards.Images, *, margin: int = MARGIN) -> Tensor:
     """Landmarks of stored images, [-1, 1] over the encoder's crop."""
-    side = images.pixels.shape[2] - 2 * MARGIN
-    points = geometry.crop_points(torch.from_numpy(images.landmarks), margin=MARGIN)
+    side = images.pixels.shape[2] - 2 * margin
+    points = geometry.crop_points(torch.from_numpy(images.landmarks), margin=margin)
     return geometry.normalise(points, height=side, width=side)
+
+
+def stored_pixels(points: Float[Tensor, "*n 2"], *, size: int, margin: int = MARGIN) -> Float[Tensor, "*n 2"]:
+    """Back from [-1, 1] over the encoder's crop to pixels of the stored image of that size."""
+    side = size - 2 * margin
+    return geometry.pixels(points, height=side, width=side) + margin

@@ -4,7 +4,7 @@ Points are pixels of the images that the encoder sees: the centre crops.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from lead_ray import augment, geometry, metrics
+from lead_ray.matches import Column, Matches, concatenate
 from lead_ray.similarity import NORMALISATIONS, Blocks, Grid, cl_grid, dve_grid, match, match_dve
 
 
@@ -44,50 +45,6 @@ class Matching:
                 raise ValueError(f"matching.{name} must be >= {least}, got {getattr(self, name)}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column of the matching table on one grid, for p pairs of images with k points."""
-
-    predicted: Float[Tensor, "p k 2"]
-    """Pixels of the crop."""
-    error: Float[Tensor, "p k"]
-    """Published pixels: those of a 70 px image."""
-    iod_percent: Float[Tensor, "p k"]
-    """The same error in % of the target image's inter-ocular distance."""
-    floor: Float[Tensor, "p k"]
-    """Published pixels that this grid alone costs; see match_pairs()."""
-    baseline: Float[Tensor, "p k"]
-    """Published pixels of the guess that nothing moved: the source's coordinates."""
-    counted: Bool[Tensor, "p k"]
-    """Points that are visible in every image of this column."""
-
-    def means(self) -> dict[str, float]:
-        """Means over the points that count, of all pairs."""
-        names = ("error", "iod_percent", "floor", "baseline")
-        return {name: getattr(self, name)[self.counted].mean().item() for name in names}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Matches:
-    """Predictions and errors of match_pairs()."""
-
-    cl_same: Column
-    cl_diff: Column
-    dve_same: Column
-    dve_diff: Column
-    source: Float[Tensor, "p k 2"]
-    """Points of A warped twice, where the search starts; like the next two in pixels of the crop."""
-    same: Float[Tensor, "p k 2"]
-    """Points of A warped once."""
-    diff: Float[Tensor, "p k 2"]
-    """Points of B warped once."""
-
-    def summary(self) -> dict[str, float]:
-        """Means by name, such as cl_same_error or dve_diff_floor."""
-        columns = {name: getattr(self, name) for name in ("cl_same", "cl_diff", "dve_same", "dve_diff")}
-        return {f"{name}_{key}": value for name, column in columns.items() for key, value in column.means().items()}
-
-
 @torch.no_grad()
 def match_pairs(
     images: UInt8[Tensor, "n 3 s s"],
@@ -95,15 +52,16 @@ def match_pairs(
     features: Callable[[Tensor], Blocks],
     settings: Matching | None = None,
     *,
-    eyes: tuple[int, int] = metrics.EYE_CENTRES,
+    eyes: tuple[int, int] | None = metrics.EYE_CENTRES,
     visible: Bool[Tensor, "n k"] | None = None,
 ) -> Matches:
     """Match landmarks between warped images: pairs A, B are images 0 and 1, 2 and 3, and so on.
 
     The source is A warped twice; "same" is A after the first of the two warps, "diff" is B warped once.
     `features` maps normalised crops [b, 3, s - 2 margin, s - 2 margin] to blocks, finest first.
-    `eyes` are the points whose distance in the target image is 100 %, visible or not.
-    Points count where they are `visible`: under "same" in A, under "diff" in A and B; None: all count.
+    `eyes` are the points whose distance in the target image is 100 %, if both are visible; None: there are none.
+    Points count where they are `visible`: under "same" in A, under "diff" in A and B; None: all count. What is not
+    visible may be anything, NaN included.
 
     The floor is what a perfect matcher would score. It starts from the cell nearest to the source point and
     ends on the cell nearest to where that start belongs: under "same" as the second warp has it; under
@@ -119,9 +77,11 @@ def match_pairs(
         raise ValueError(f"images must be an even number, at least 2, to form pairs, got {count}")
     if len(landmarks) != count:
         raise ValueError(f"landmarks must be those of the {count} images, got {len(landmarks)}")
-    metrics.inter_ocular_distance(landmarks, eyes=eyes)  # here an error can still name the image
     if visible is None:
         visible = torch.ones(landmarks.shape[:2], dtype=torch.bool, device=landmarks.device)
+    if eyes is not None:
+        metrics.inter_ocular_distance(landmarks, eyes=eyes, visible=visible)  # here an error can still name the image
+    landmarks = landmarks.where(visible.unsqueeze(-1), 0)
     if not (visible[0::2] & visible[1::2]).any():
         raise ValueError("no point is visible in both images of any pair: there is nothing to measure")
     generator = torch.Generator().manual_seed(settings.seed)
@@ -135,7 +95,7 @@ def match_pairs(
         weights.split(settings.pairs_per_batch),
         strict=True,
     )
-    return _concatenate([_match_batch(*batch, features, settings, eyes) for batch in batches])
+    return concatenate([_match_batch(*batch, features, settings, eyes) for batch in batches])
 
 
 def _pair_weights(draws: geometry.WarpDraws, warper: geometry.Warper) -> Tensor:
@@ -151,7 +111,7 @@ def _match_batch(
     weights: Tensor,
     features: Callable[[Tensor], Blocks],
     settings: Matching,
-    eyes: tuple[int, int],
+    eyes: tuple[int, int] | None,
 ) -> Matches:
     side, margin = images.shape[3], settings.margin
     grids = geometry.warp_grids(weights.flatten(0, 1), height=side, width=side)
@@ -170,20 +130,22 @@ def _match_batch(
     same = geometry.crop_points(same, margin=margin)
     diff = geometry.crop_points(geometry.warp_keypoints(other, landmarks[1::2].double()), margin=margin)
 
-    def undo_second(points: Tensor) -> Tensor:
-        """Pixels of A warped twice -> pixels of A warped once, exactly."""
+    def undo(points: Tensor, warp: int) -> Tensor:
+        """Pixels of the crop of what was warped -> pixels of what it was made of, exactly."""
         full = geometry.normalise(points + margin, height=side, width=side)
-        return geometry.pixels(geometry.warp_points(weights[:, 1], full), height=side, width=side) - margin
+        return geometry.pixels(geometry.warp_points(weights[:, warp], full), height=side, width=side)
 
     def columns(grid: Grid, predict: Callable[[Blocks, Blocks, Tensor], Tensor]) -> list[Column]:
         start = grid.nearest(source)
         searches = (
-            (same_blocks, same, undo_second(start), visible[0::2]),
-            (diff_blocks, diff, diff + start - source, visible[0::2] & visible[1::2]),
+            (same_blocks, same, undo(start, 1) - margin, visible[0::2], visible[0::2]),
+            (diff_blocks, diff, diff + start - source, visible[0::2] & visible[1::2], visible[1::2]),
         )
         return [
-            _column(predict(source_blocks, searched, source), target, source, grid.nearest(exact), counted, grid, eyes)
-            for searched, target, exact, counted in searches
+            _column(
+                predict(source_blocks, searched, source), target, source, grid.nearest(exact), counted, seen, grid, eyes
+            )
+            for searched, target, exact, counted, seen in searches
         ]
 
     crop = side - 2 * margin
@@ -201,6 +163,7 @@ def _match_batch(
         source=source,
         same=same,
         diff=diff,
+        found=undo(cl_diff.predicted, 2),
     )
 
 
@@ -210,25 +173,21 @@ def _column(
     source: Tensor,
     oracle: Tensor,
     counted: Tensor,
+    seen: Tensor,
     grid: Grid,
-    eyes: tuple[int, int],
+    eyes: tuple[int, int] | None,
 ) -> Column:
     def published(points: Tensor) -> Tensor:
         return grid.published_scale * metrics.pixel_errors(points, target)
 
+    unit = torch.full_like(target[:, 0, 0], torch.nan)
+    if eyes is not None:
+        unit = metrics.inter_ocular_distance(target, eyes=eyes, visible=seen)
     return Column(
         predicted=predicted,
         error=published(predicted),
-        iod_percent=metrics.inter_ocular_errors(predicted, target, eyes=eyes),
+        iod_percent=100 * metrics.pixel_errors(predicted, target) / unit.unsqueeze(1),
         floor=published(oracle),
         baseline=published(source),
         counted=counted,
     )
-
-
-def _concatenate(parts: list) -> Matches | Column | Tensor:
-    """Join the batches' results along the pairs."""
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    joined = {f.name: _concatenate([getattr(part, f.name) for part in parts]) for f in fields(parts[0])}
-    return type(parts[0])(**joined)

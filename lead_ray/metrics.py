@@ -39,21 +39,23 @@ def inter_ocular_distance(
     eyes: tuple[int, int] = EYE_CENTRES,
     visible: Bool[Tensor, "n k"] | None = None,
 ) -> Float[Tensor, " n"]:
-    """Distance between the annotated eyes of every image, in the unit of the points; visible or not.
+    """Distance between the annotated eyes of every image, in the unit of the points; NaN where one is not visible.
 
-    Raises: ValueError if `eyes` are not two different points, or if the distance is not above 0 in an image of
-      which a point is visible.
+    Raises: ValueError if `eyes` are not two different points, or if the distance is not above 0 in an image that
+      shows both.
     """
     first, second = eyes
     points = target.shape[1]
     if first == second or not (0 <= first < points and 0 <= second < points):
         raise ValueError(f"eyes must be two different points out of 0..{points - 1}, got {eyes}")
     distance = torch.linalg.vector_norm(target[:, first] - target[:, second], dim=-1)
-    usable = (distance > 0) & distance.isfinite()
     if visible is not None:
-        usable |= ~visible.any(1)  # such an image has no error to be measured
-    if not usable.all():
-        index = int((~usable).nonzero()[0])
+        distance = distance.where(visible[:, first] & visible[:, second], torch.nan)
+    unusable = ~((distance > 0) & distance.isfinite())
+    if visible is not None:
+        unusable &= visible[:, first] & visible[:, second]  # without its eyes an image has no error to be measured
+    if unusable.any():
+        index = int(unusable.nonzero()[0])
         raise ValueError(
             f"image {index} has inter-ocular distance {distance[index].item()} between points {first} and "
             f"{second}; it must be finite and > 0. Correct or remove the annotation of that image"
@@ -68,7 +70,7 @@ def inter_ocular_errors(
     eyes: tuple[int, int] = EYE_CENTRES,
     visible: Bool[Tensor, "n k"] | None = None,
 ) -> Float[Tensor, "n k"]:
-    """Distance of every point from its target in % of the image's inter-ocular distance.
+    """Distance of every point from its target in % of the image's inter-ocular distance; NaN without visible eyes.
 
     Raises: ValueError if the shapes differ, no point is visible, or as inter_ocular_distance().
     """
@@ -84,13 +86,13 @@ def inter_ocular_error_per_image(
     eyes: tuple[int, int] = EYE_CENTRES,
     visible: Bool[Tensor, "n k"] | None = None,
 ) -> Float[Tensor, " n"]:
-    """Mean % of the inter-ocular distance over the visible points of each image; NaN where there are none.
+    """Mean % of the inter-ocular distance over the visible points of each image; NaN without a point, or the eyes.
 
     Raises: ValueError as inter_ocular_error().
     """
-    used = _used(predicted, target, visible)
-    errors = inter_ocular_errors(predicted, target, eyes=eyes, visible=visible).where(used, 0)
-    return errors.sum(1) / used.sum(1)
+    errors = inter_ocular_errors(predicted, target, eyes=eyes, visible=visible)
+    used = with_eyes(_used(predicted, target, visible), eyes)
+    return errors.where(used, 0).sum(1) / used.sum(1)
 
 
 def inter_ocular_error(
@@ -100,13 +102,21 @@ def inter_ocular_error(
     eyes: tuple[int, int] = EYE_CENTRES,
     visible: Bool[Tensor, "n k"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean % of the inter-ocular distance over all visible points of all images.
+    """Mean % of the inter-ocular distance over all visible points of all images that show both eyes.
 
-    Raises: ValueError if the shapes differ, no point is visible or an inter-ocular distance is not above 0.
+    Raises: ValueError if the shapes differ, no such point is visible or an inter-ocular distance is not above 0.
     Source: DVE and CL, metric.py.
     """
-    used = _used(predicted, target, visible)
-    return inter_ocular_errors(predicted, target, eyes=eyes, visible=visible)[used].mean()
+    errors = inter_ocular_errors(predicted, target, eyes=eyes, visible=visible)
+    used = with_eyes(_used(predicted, target, visible), eyes)
+    if not used.any():
+        raise ValueError(f"no image shows both eyes {eyes}: there is nothing to measure")
+    return errors[used].mean()
+
+
+def with_eyes(visible: Bool[Tensor, "n k"], eyes: tuple[int, int]) -> Bool[Tensor, "n k"]:
+    """Visible points of the images that show both eyes, whose distance is their unit."""
+    return visible & visible[:, list(eyes)].all(1, keepdim=True)
 
 
 def pck(

@@ -4,13 +4,16 @@ As in DVE: an image is warped once (view b) and twice (view a), cropped, truncat
 their own colours. So a grid says exactly where in view b each pixel of view a came from.
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from lead_ray import geometry
 from lead_ray.geometry import Warper
-from lead_ray.views import ViewSettings, two_views
+from lead_ray.noise import Noise, noisy_views
+from lead_ray.views import ViewSettings
 
 
 def dve_warper() -> Warper:
@@ -26,7 +29,7 @@ def dve_warper() -> Warper:
 
 
 def dve_views(size: int = 96) -> ViewSettings:
-    """DVE's colours without its JPEG and PCA noise: jitter of brightness, contrast and saturation, whole images."""
+    """DVE's jitter of brightness, contrast and saturation, of whole images; its JPEG and PCA noise are dve_noise()."""
     return ViewSettings(
         size=size,
         scale=(1.0, 1.0),
@@ -40,6 +43,21 @@ def dve_views(size: int = 96) -> ViewSettings:
     )
 
 
+def dve_noise() -> Noise:
+    """JPEG and colour noise as DVE and CL train with them."""
+    return Noise(jpeg=True, pca=0.1)
+
+
+def cl_views() -> ViewSettings:
+    """CL's crop of a fifth or more of the image to 136 px, with DVE's jitter; cl_noise() goes with it."""
+    return replace(dve_views(size=136), scale=(0.2, 1.0))
+
+
+def cl_noise() -> Noise:
+    """CL's noise, and its second crop: 96 of the 136 px."""
+    return replace(dve_noise(), margin=20)
+
+
 def warped_views(
     images: UInt8[Tensor, "n 3 h w"],
     settings: ViewSettings,
@@ -49,6 +67,7 @@ def warped_views(
     total: int,
     rows: Int64[Tensor, " n"],
     generator: torch.Generator,
+    noise: Noise | None = None,
 ) -> tuple[Float[Tensor, "n 3 size size"], Float[Tensor, "n 3 size size"], Float[Tensor, "n size size 2"]]:
     """Views a (warped twice) and b (warped once) of each image, normalised, and the grid that leads from a to b.
 
@@ -56,9 +75,13 @@ def warped_views(
 
     Args:
         margin: pixels cropped from every side after warping; they keep the black around the image out of it.
+        noise: if not given there is none.
     Returns: grid[:, y, x] is the normalised (x, y) in view b of what view a shows at (x, y).
     Raises: ValueError if the settings crop, mirror or resize: no grid would be true any more.
     """
+    noise = noise or Noise()
+    if noise.margin:
+        raise ValueError(f"noise.margin={noise.margin} is not for warped views, which have their own: leave it 0")
     side = images.shape[3] - 2 * margin
     if settings.scale != (1.0, 1.0) or settings.flip or settings.size != side:
         raise ValueError(
@@ -77,9 +100,10 @@ def warped_views(
     )
     once = geometry.warp_images(images.float(), first)
     twice = geometry.warp_images(once, second)
-    view_a, view_b = two_views(
+    view_a, view_b = noisy_views(
         *(geometry.crop_images(warped, margin=margin).to(torch.uint8) for warped in (twice, once)),
         settings,
+        noise,
         total=total,
         rows=rows,
         generator=generator,

@@ -26,6 +26,11 @@ from lead_ray.regression_settings import RegressionSettings, paper, paper_limite
 
 TRAIN, TEST = 16, 8
 REGRESSION = RegressionSettings(grid=24, points=8)
+FIRST_READOUT = {
+    *("start", "grid", "points", "temperature", "spread", "folds"),
+    *("epochs", "schedule_epochs", "epoch_steps", "batch_size", "lr", "final_lr", "weight_decay"),
+}
+"""What a read-out's settings were when there were the first results."""
 
 
 def save_trunk(path: Path, seed: int) -> Path:
@@ -105,7 +110,7 @@ class TestMatching:
         )
         assert 0 < found["cl_same_error"] < 96 and 0 < found["cl_same_floor"] < found["cl_same_error"]
         assert found["settings"]["limit"] == 4 and found["environment"]["versions"]["torch"]
-        forbid(monkeypatch, evaluation, "_matching")
+        forbid(monkeypatch, evaluation.measure, "match_pairs")
         assert evaluate(matching(seeds=(3,))) == found
 
     def test_seeds_are_repeats(self, matching):
@@ -129,8 +134,8 @@ class TestMatching:
             seen.append((options, original(*arguments, **options)))
             return seen[0][1]
 
-        original = evaluation.match_pairs
-        monkeypatch.setattr(evaluation, "match_pairs", match_pairs)
+        original = evaluation.measure.match_pairs
+        monkeypatch.setattr(evaluation.measure, "match_pairs", match_pairs)
         found = evaluate(matching(data=two_points, test_split="train", eyes=(0, 1), limit=None))
         ((options, matches),) = seen
         shown = shards.load(two_points, "train").visible
@@ -162,7 +167,7 @@ class TestRegression:
         forbid(monkeypatch, features, "extract")
         again = evaluate(regression(seeds=(0, 1)))  # not measured yet, from cached features
         assert again["errors"][0] == pytest.approx(found["error"], rel=1e-6)
-        forbid(monkeypatch, evaluation, "_regression")
+        forbid(monkeypatch, evaluation.measure.regression, "fit_each")
         assert evaluate(regression()) == found
 
     def test_floors_differ(self, regression):
@@ -194,12 +199,12 @@ class TestRegression:
     def test_what_is_not_visible_stays_so_in_the_copies(self, regression, two_points, monkeypatch):
         seen = []
 
-        def fit_many(blocks, sets, settings):
+        def fit_each(blocks, sets, settings):
             seen.extend((len(each.landmarks), each.visible.tolist()) for each in sets)
             return original(blocks, sets, settings)
 
-        original = evaluation.regression.fit_many
-        monkeypatch.setattr(evaluation.regression, "fit_many", fit_many)
+        original = evaluation.measure.regression.fit_each
+        monkeypatch.setattr(evaluation.measure.regression, "fit_each", fit_each)
         evaluate(regression(data=two_points, test_split="train", eyes=(0, 1), limit=7, annotations=8, copies=2))
         ((count, visible),) = seen
         assert count == 16 and visible.count([True, False]) == 2
@@ -219,12 +224,12 @@ class TestRegression:
     def test_the_readout_reaches_the_fit(self, regression, monkeypatch, readout, given, expected):
         seen = []
 
-        def fit_many(blocks, sets, settings):
+        def fit_each(blocks, sets, settings):
             seen.append(settings)
             return original(blocks, sets, REGRESSION)
 
-        original = evaluation.regression.fit_many
-        monkeypatch.setattr(evaluation.regression, "fit_many", fit_many)
+        original = evaluation.measure.regression.fit_each
+        monkeypatch.setattr(evaluation.measure.regression, "fit_each", fit_each)
         evaluate(regression(readout=readout, regression=given, seeds=(11,)))
         assert seen == [expected]
 
@@ -252,18 +257,18 @@ class TestSeveralCounts:
     def test_what_is_finished_is_not_measured_again(self, regression, monkeypatch):
         seen = []
 
-        def fit_many(blocks, sets, settings):
+        def fit_each(blocks, sets, settings):
             seen.extend(len(each.landmarks) for each in sets)
             return original(blocks, sets, settings)
 
-        original = evaluation.regression.fit_many
-        monkeypatch.setattr(evaluation.regression, "fit_many", fit_many)
+        original = evaluation.measure.regression.fit_each
+        monkeypatch.setattr(evaluation.measure.regression, "fit_each", fit_each)
         (first,) = evaluate_each(regression(annotations=(4,), seeds=(31, 32)))
         several = regression(annotations=(6, 4, 3), seeds=(31, 32))
         found = evaluate_each(several)
         assert seen == [4, 4, 6, 6, 3, 3] and found[1] == first
         assert evaluate(regression(annotations=4, seeds=(31, 32))) == first
-        forbid(monkeypatch, evaluation, "_regression")
+        forbid(monkeypatch, evaluation.measure.regression, "fit_each")
         assert evaluate_each(several) == found
 
     def test_images_are_encoded_once(self, regression, data, monkeypatch):
@@ -300,7 +305,9 @@ class TestSeveralCounts:
     def test_results_of_earlier_versions_are_found(self, regression, data, run):
         """The name of a result depends on its settings: fields that came later must not change it."""
         settings = regression(annotations=7, seeds=(61,))
-        old = {name: value for name, value in plain(settings).items() if name != "copies_in_all"}
+        later = {"copies_in_all", "margin", "validation", "reduce"}
+        old = {name: value for name, value in plain(settings).items() if name not in later}
+        old["regression"] = {name: old["regression"][name] for name in FIRST_READOUT}
         measured = {"data": shards.read_manifest(data).fingerprint, "run": weights.fingerprint(run), "device": None}
         name = f"regression-mafl-learned-7-{digest(old | measured)}.json"
         evaluate(settings)

@@ -176,22 +176,27 @@ class TestPairs:
         assert summary["dve_diff_iod_percent"] == pytest.approx(found.dve_diff.iod_percent.mean().item())
 
     def test_hidden_points_count_nowhere(self):
-        """Two pairs: A and B of the first hide different points, A of the second hides all."""
+        """Two pairs: A and B of the first hide different points, wherever they are; A of the second hides all."""
         landmarks, visible = annotated(4).round(), torch.ones(4, 5, dtype=torch.bool)
         visible[0, 0], visible[1, 1], visible[2] = False, False, False
         landmarks[0, 0], landmarks[1, 1] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
         images, settings = ramps(4), Matching(warper=STILL, pairs_per_batch=1)
-        found = match_pairs(images, landmarks, lambda crops: [crops], settings, visible=visible)
+        found = match_pairs(images, landmarks, lambda crops: [crops], settings, eyes=(3, 4), visible=visible)
         assert found.cl_same.counted.tolist() == [[False, True, True, True, True], [False] * 5]
         assert found.cl_diff.counted.tolist() == [[False, False, True, True, True], [False] * 5]
         moved = [(landmarks[0, point] - landmarks[1, point]).norm().item() for point in (2, 3, 4)]
-        eyes = (landmarks[1, 0] - landmarks[1, 1]).norm().item()
+        eyes = (landmarks[1, 3] - landmarks[1, 4]).norm().item()
         summary = found.summary()
         assert summary["cl_diff_baseline"] == pytest.approx(sum(moved) / 3 * 69 / 95)
         assert summary["cl_diff_iod_percent"] == pytest.approx(
             (found.cl_diff.predicted[0] - found.diff[0])[2:].norm(dim=-1).mean().item() / eyes * 100
         )
         assert summary["cl_same_error"] == pytest.approx(found.cl_same.error[0, 1:].mean().item())
+        anywhere = landmarks.where(visible[..., None], torch.nan)
+        poisoned = match_pairs(images, anywhere, lambda crops: [crops], settings, eyes=(3, 4), visible=visible)
+        assert poisoned.summary() == summary
+        without = match_pairs(images, landmarks, lambda crops: [crops], settings, visible=visible).summary()
+        assert "cl_diff_iod_percent" not in without, "no target shows the usual two points"
         every = match_pairs(images, landmarks, lambda crops: [crops], settings)
         assert every.cl_diff.counted.all()
         assert every.summary()["cl_diff_error"] == pytest.approx(every.cl_diff.error.mean().item())

@@ -81,11 +81,22 @@ class TestByHand:
         visible = torch.tensor([[True, False, True]])
         got = [
             metrics.pixel_error(self.predicted, self.target, visible=visible),
-            metrics.inter_ocular_error(self.predicted, self.target, visible=visible),
-            metrics.inter_ocular_error_per_image(self.predicted, self.target, visible=visible)[0],
+            metrics.inter_ocular_error(self.predicted, self.target, visible=visible, eyes=(0, 2)),
+            metrics.inter_ocular_error_per_image(self.predicted, self.target, visible=visible, eyes=(0, 2))[0],
             metrics.pck(self.predicted, self.target, radius=2.0, visible=visible),
         ]
-        assert [value.item() for value in got] == pytest.approx([0.5, 5, 5, 100])
+        assert [value.item() for value in got] == pytest.approx([0.5, 50 / 425**0.5, 50 / 425**0.5, 100])
+
+    @pytest.mark.parametrize("hidden", [0.0, 1e9, float("nan")])
+    def test_an_image_that_hides_an_eye_has_no_unit(self, hidden):
+        predicted, target = self.predicted.repeat(2, 1, 1), self.target.repeat(2, 1, 1)
+        target[0, 1] = hidden
+        visible = torch.tensor([[True, False, True], [True, True, True]])
+        assert metrics.inter_ocular_distance(target, visible=visible)[0].isnan()
+        assert metrics.inter_ocular_error(predicted, target, visible=visible).item() == pytest.approx(20)
+        assert metrics.inter_ocular_error_per_image(predicted, target, visible=visible)[0].isnan()
+        with pytest.raises(ValueError, match=r"no image shows both eyes \(0, 1\)"):
+            metrics.inter_ocular_error(predicted[:1], target[:1], visible=visible[:1])
 
     def test_an_image_without_visible_points_has_no_error_of_its_own(self):
         predicted, target = self.predicted.repeat(2, 1, 1), self.target.repeat(2, 1, 1)

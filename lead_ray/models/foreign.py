@@ -56,6 +56,14 @@ class Match:
         return "; ".join(said)
 
 
+def existing(path: Path | str) -> Path:
+    """The path itself. Raises: FileNotFoundError."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no weights at {path}: give a .safetensors, .pth or .pt file")
+    return path
+
+
 def read(path: Path | str) -> dict[str, Tensor]:
     """All tensors of a safetensors file or of a pickle, by their names joined with dots.
 
@@ -64,9 +72,7 @@ def read(path: Path | str) -> dict[str, Tensor]:
 
     Raises: FileNotFoundError; ValueError if it is neither, or needs more than that.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no weights at {path}: give a .safetensors, .pth or .pt file")
+    path = existing(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -7,8 +7,9 @@ Images come normalised as for this package's encoders and are normalised anew fo
 network has them; of vision transformers, patch tokens are laid out as maps.
 """
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isqrt
 from pathlib import Path
 
@@ -38,8 +39,8 @@ class TeacherSettings:
     """A model of torchvision ("resnet50"), or of timm ("timm/vit_small_patch16_224"), or a run of this package or its
     file of weights."""
     weights: Path | None = None
-    """A file of weights for it, safetensors or a pickle of plain tensors; if not given, the ones that torchvision or
-    timm fetch."""
+    """A file of weights for it, safetensors or a pickle of plain tensors; if not given, torchvision's best ones where
+    torch.hub keeps them, which this never fetches, or what timm has or fetches."""
     random: bool = False
     """Random weights instead: a floor."""
     layers: tuple[int | str, ...] = ()
@@ -142,35 +143,80 @@ def _some(known: dict[str, nn.Module]) -> str:
 def load(settings: TeacherSettings) -> nn.Module:
     """The teacher; this package's encoders as they are, for they give maps and know the normalisation already.
 
-    Raises: FileNotFoundError, ValueError: no such network, weights that are not its own, or timm is not installed.
+    Raises: FileNotFoundError, ValueError: no such network, weights that are not here or not its own, or timm is not
+      installed.
     """
-    local = Path(settings.network)
-    if local.exists() or local.suffix == ".safetensors":
-        return weights.load(local).requires_grad_(False)
+    if _is_own(settings):
+        return weights.load(Path(settings.network)).requires_grad_(False)
     make, name = _maker(settings.network)
-    fetched = settings.weights is None and not settings.random
-    network = make(fetched)
-    if settings.weights is not None:
-        state, match = foreign.select(foreign.read(settings.weights), network.state_dict())
+    file = _file(settings)
+    network = make(file is None and not settings.random)
+    if file is not None:
+        state, match = foreign.select(foreign.read(file), network.state_dict())
         heads = tuple(n for n in match.missing + match.other_shape if not n.startswith(("fc.", "head", "classifier.")))
         if any(not n.endswith(foreign.OPTIONAL) for n in heads):
-            raise ValueError(f"{settings.weights} does not hold a whole {name}: {match}")
+            raise ValueError(f"{file} does not hold a whole {name}: {match}")
         network.load_state_dict(state, strict=False)
     return Teacher(network, settings)
 
 
+def identity(settings: TeacherSettings) -> dict:
+    """What tells teachers apart wherever their weights lie: the settings, with checksums in place of files.
+
+    Raises: as load(), where weights are not here.
+    """
+    told = asdict(settings)
+    if _is_own(settings):
+        return told | {"network": weights.fingerprint(Path(settings.network))}
+    _maker(settings.network)
+    file = _file(settings)
+    return told | {"weights": file and hashlib.sha256(foreign.existing(file).read_bytes()).hexdigest()}
+
+
+def _is_own(settings: TeacherSettings) -> bool:
+    local = Path(settings.network)
+    return local.exists() or local.suffix == ".safetensors"
+
+
+def _file(settings: TeacherSettings) -> Path | None:
+    """The file of weights; None: random ones, or timm's affair.
+
+    Raises: FileNotFoundError saying what to fetch.
+    """
+    if settings.weights is not None or settings.random or settings.network.startswith("timm/"):
+        return settings.weights
+    url = torchvision.models.get_model_weights(settings.network).DEFAULT.url
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not kept.exists():
+        raise FileNotFoundError(
+            f"no weights of teacher.network={settings.network!r} here: curl -L --create-dirs -o {kept} {url}, or name "
+            "a file with teacher.weights"
+        )
+    return kept
+
+
 def _maker(network: str) -> tuple[Callable[[bool], nn.Module], str]:
-    """What makes the network, with fetched weights or random ones, and its name."""
+    """What makes the network, with weights that timm fetches or random ones, and its name."""
     library, _, name = network.rpartition("/")
     if library == "timm":
         try:
             import timm
         except ImportError as error:
             raise ValueError(f"teacher.network={network!r} needs timm: uv pip install timm") from error
-        return lambda fetched: timm.create_model(name, pretrained=fetched), name
+
+        def make(fetched: bool) -> nn.Module:
+            try:
+                return timm.create_model(name, pretrained=fetched)
+            except (OSError, RuntimeError, ValueError) as error:  # also what fetching them raises
+                raise ValueError(
+                    f"timm gives no teacher.network={network!r}: {error}; where it cannot fetch weights, give a file "
+                    "with teacher.weights"
+                ) from error
+
+        return make, name
     if library or name not in torchvision.models.list_models():
         raise ValueError(
             f"teacher.network must be a model of torchvision, such as resnet50 or vit_b_16, timm/NAME, or an encoder's "
             f"file, got {network!r}"
         )
-    return lambda fetched: torchvision.models.get_model(name, weights="DEFAULT" if fetched else None), name
+    return lambda _: torchvision.models.get_model(name, weights=None), name

@@ -7,9 +7,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lead_ray.models.fold import Frozen
 from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
 from lead_ray.models.heads import DenseProjector
 from lead_ray.models.hypercolumn import Normalisation
+from lead_ray.models.teacher import TeacherSettings, load
 from lead_ray.models.trunk import Trunk
 from lead_ray.objectives.blocked import blocked_alignment
 
@@ -25,6 +27,8 @@ class AlignSettings:
     teacher: Normalisation = "per-layer"
     """How hypercolumns are normalised: each block by itself, the concatenated vector, or each block about its mean
     over the image."""
+    foreign: TeacherSettings | None = None
+    """Any frozen network whose maps are compared in place of the trunk's; the student's trunk stays stage 1's."""
     projector: int = 256
     """Channels of the discarded head g^D; 0 leaves it out (Table 3)."""
     fpn: FpnSettings = field(default_factory=FpnSettings)
@@ -66,26 +70,32 @@ def teacher_entropy(teacher: Float[Tensor, "b n m"], temperature: float) -> Floa
 
 
 class Align(nn.Module):
-    """A frozen trunk that is teacher and student's encoder at once, the trained decoder and head."""
+    """A frozen trunk, the student's encoder and the teacher unless another one is; the trained decoder and head."""
 
     def __init__(self, trunk: Trunk, settings: AlignSettings):
         super().__init__()
         self.settings = settings
         self.trunk = trunk.requires_grad_(False)
+        self.frozen = Frozen(self.trunk)
         self.fpn = Fpn(trunk.channels, settings.fpn)
         self.head = DenseProjector(settings.fpn.dim, settings.projector) if settings.projector else nn.Identity()
+        self.foreign = None if settings.foreign is None else load(settings.foreign)
 
     def train(self, mode: bool = True) -> "Align":
-        """The trunk stays in evaluation mode: frozen weights, frozen BatchNorm statistics."""
+        """Trunk and teacher stay in evaluation mode: frozen weights, frozen BatchNorm statistics."""
         super().train(mode)
-        self.trunk.eval()
+        for frozen in (self.trunk, self.foreign):
+            if frozen is not None:
+                frozen.eval()
         return self
 
     def forward(self, view_a: Float[Tensor, "b 3 h w"], view_b: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """The loss on a batch of pairs, and its lower bound."""
+        views = torch.cat([view_a, view_b])
+        blocks = self.frozen(views)
         with torch.no_grad():
-            blocks = self.trunk(torch.cat([view_a, view_b]))
-        blocks_a, blocks_b = zip(*(block.chunk(2) for block in blocks), strict=True)
+            taught = blocks if self.foreign is None else self.foreign(views)
+        blocks_a, blocks_b = zip(*(block.chunk(2) for block in taught), strict=True)
         # One view at a time: the head's BatchNorm takes the statistics of what it sees together.
         student_a, student_b = (self.head(compact) for compact in self.fpn(blocks).chunk(2))
         loss, entropy = blocked_alignment(
