@@ -29,24 +29,26 @@ def annotate(
     encoder: nn.Module,
     device: torch.device,
     everyone: Callable[[], list[Tensor]],
+    *,
+    margin: int = features.MARGIN,
 ) -> Iterator[tuple[list[Tensor], list[Annotated]]]:
     """Blocks and the sets of some draws on them, until no draw is left; they keep their order.
 
     Images are encoded once, however many repeats annotate them. Everyone: blocks of all images, called if a draw
-    annotates all of them.
+    annotates all of them. Margin: cropped from every side of an image.
 
     Raises: ValueError if there are fewer images than a draw annotates.
     """
     chosen = [regression.annotations(draw.count, len(images.ids), draw.seed) for draw in draws]
     if any(draw.copies for draw in draws):
-        yield from _of_copies(draws, chosen, images, encoder, device)
+        yield from _of_copies(draws, chosen, images, encoder, device, margin)
         return
     if any(draw.count == len(images.ids) for draw in draws):
         pool, blocks = torch.arange(len(images.ids)), everyone()
     else:
         pool = torch.cat(chosen).unique()
-        blocks = features.extract(encoder, images.pixels[pool].to(device))
-    points, visible = features.normalised_landmarks(images), torch.from_numpy(images.visible)
+        blocks = features.extract(encoder, images.pixels[pool].to(device), margin=margin)
+    points, visible = features.normalised_landmarks(images, margin=margin), torch.from_numpy(images.visible)
     yield (
         blocks,
         [
@@ -57,14 +59,20 @@ def annotate(
 
 
 def _of_copies(
-    draws: Sequence[Draw], chosen: Sequence[Tensor], images: shards.Images, encoder: nn.Module, device: torch.device
+    draws: Sequence[Draw],
+    chosen: Sequence[Tensor],
+    images: shards.Images,
+    encoder: nn.Module,
+    device: torch.device,
+    margin: int,
 ) -> Iterator[tuple[list[Tensor], list[Annotated]]]:
     held: list[list[Tensor]] = []
     sets: list[Annotated] = []
     points, visible = torch.from_numpy(images.landmarks), torch.from_numpy(images.visible)
     for draw, rows in zip(draws, chosen, strict=True):
         generator = _generator(draw)
-        pixels, moved = regression.warped_copies(images.pixels[rows], points[rows], draw.copies, generator)
+        marks = points[rows]
+        pixels, moved = regression.warped_copies(images.pixels[rows], marks, draw.copies, generator, margin=margin)
         begin = sum(len(blocks[0]) for blocks in held)
         held.append(features.extract(encoder, pixels.to(device), cropped=True))
         seen = visible[rows].repeat_interleave(draw.copies, dim=0)

@@ -7,8 +7,9 @@ that it would become alone, up to rounding.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby, islice
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -31,6 +32,19 @@ class Annotated(NamedTuple):
     visible: Bool[Tensor, "n k"]
     generator: torch.Generator
     """Every random number of this regressor comes from it."""
+
+    def checked(self) -> "Annotated":
+        """The same, with hidden landmarks at 0: they may be anything, NaN included.
+
+        Raises: ValueError if images and landmarks do not pair up, or a landmark is visible nowhere.
+        """
+        if len({len(values) for values in self[:3]}) > 1:
+            raise ValueError(
+                f"images, landmarks, visible must pair up, got {[len(values) for values in self[:3]]} rows"
+            )
+        if missing := (~self.visible.any(0)).nonzero().flatten().tolist():
+            raise ValueError(f"landmarks {missing} are visible in no annotated image; annotate more or drop them")
+        return self._replace(landmarks=self.landmarks.where(self.visible.unsqueeze(-1), 0))
 
 
 class Batch(NamedTuple):
@@ -66,14 +80,14 @@ class Stack(NamedTuple):
         return [Regressor(each, linear, bias, self.temperature, self.grid) for each, linear, bias in heads]
 
 
-class _Course(NamedTuple):
+class Course(NamedTuple):
     """How long a repeat is trained."""
 
     epoch_steps: int
     steps: int
 
     def rate(self, step: int, settings: RegressionSettings) -> float:
-        """0 after its end: while others go on, it stays as it is."""
+        """Learning rate; 0 after its end: while others go on, it stays as it is."""
         return learning_rate(step // self.epoch_steps, settings) if step < self.steps else 0.0
 
 
@@ -90,7 +104,7 @@ def train(
     Raises: ValueError if a loss stops being finite.
     """
     stack = _stack(starts, deviations)
-    courses = [_course(len(each.images), settings) for each in sets]
+    courses = [course_of(len(each.images), settings) for each in sets]
     trained = [*stack.weights, stack.linear, *([stack.bias] if settings.start == "detectors" else [])]
     # Neighbours that are trained for as long share their rate, and so one group of the optimiser.
     spans = [list(span) for _, span in groupby(range(len(sets)), key=lambda repeat: courses[repeat])]
@@ -101,16 +115,41 @@ def train(
     gradients = _compiled if stack.linear.device.type == "cpu" else _differentiated
     steps = max(course.steps for course in courses)
     for step, batch in enumerate(_batches(sets, courses, settings.batch_size, steps)):
-        losses, found = gradients(stack, blocks, batch)
+        with products(settings.precision):
+            losses, found = gradients(stack, blocks, batch)
         for group, span in zip(optimizer.param_groups, slices, strict=True):
             group["lr"] = courses[span.start].rate(step, settings)
             for tensor, gradient in zip(group["params"], found, strict=False):
                 tensor.grad = gradient[span]
         optimizer.step()
-        if (step % 100 == 0 or step == steps - 1) and not losses.isfinite().all():
-            value = losses[~losses.isfinite()][0].item()
-            raise ValueError(f"the loss is {value} at step {step}; lower regression.lr={settings.lr}")
+        if step % 100 == 0 or step == steps - 1:
+            stop_if_not_finite(losses, step, settings)
     return stack.regressors()
+
+
+@contextmanager
+def products(precision: Literal["fp32", "bf16"]) -> Iterator[None]:
+    """Within it, products of float32 matrices on a CPU round their factors to bf16 if asked to, and add up in float32.
+
+    It is torch's own switch, and so holds for all threads of the process.
+    """
+    switches = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        if precision == "bf16":
+            for switch in switches:
+                switch.fp32_precision = "bf16"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+
+def stop_if_not_finite(losses: Float[Tensor, " r"], step: int, settings: RegressionSettings) -> None:
+    """Raises: ValueError if a loss is not finite."""
+    if not losses.isfinite().all():
+        value = losses[~losses.isfinite()][0].item()
+        raise ValueError(f"the loss is {value} at step {step}; lower regression.lr={settings.lr}")
 
 
 def most_together(blocks: Blocks, marks: int, settings: RegressionSettings) -> int:
@@ -139,16 +178,17 @@ def _stack(starts: Sequence[Regressor], deviations: Sequence[Sequence[Tensor]]) 
     )
 
 
-def _course(count: int, settings: RegressionSettings) -> _Course:
+def course_of(count: int, settings: RegressionSettings) -> Course:
+    """Of a regressor with so many annotated images."""
     epoch_steps = settings.epoch_steps or math.ceil(count / settings.batch_size)
-    return _Course(epoch_steps, settings.epochs * epoch_steps)
+    return Course(epoch_steps, settings.epochs * epoch_steps)
 
 
-def _batches(sets: Sequence[Annotated], courses: Sequence[_Course], size: int, steps: int) -> Iterator[Batch]:
+def _batches(sets: Sequence[Annotated], courses: Sequence[Course], size: int, steps: int) -> Iterator[Batch]:
     images, landmarks, visible = (pad_sequence([each[field] for each in sets], batch_first=True) for field in range(3))
     repeats = torch.arange(len(sets), device=images.device).unsqueeze(1)
     draws = [
-        islice(_shuffled(len(each.images), size, each.generator), course.steps)
+        islice(shuffled(len(each.images), size, each.generator), course.steps)
         for each, course in zip(sets, courses, strict=True)
     ]
     nothing = torch.empty(0, dtype=torch.int64, device=sets[0].generator.device)
@@ -159,7 +199,7 @@ def _batches(sets: Sequence[Annotated], courses: Sequence[_Course], size: int, s
         yield Batch(images[at], landmarks[at], visible[at] & (places >= 0).unsqueeze(-1))
 
 
-def _shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Int64[Tensor, " _"]]:
+def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Int64[Tensor, " _"]]:
     """Shuffled epochs without end; the last batch of an epoch may be small."""
     while True:
         yield from torch.randperm(count, generator=generator, device=generator.device).split(size)

@@ -7,6 +7,7 @@ spots share S, so one factorisation serves 250 detectors, and needs no annotatio
 regression on virtual points of images that the detectors have not seen; without evidence it is the mean face.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,16 @@ from lead_ray.similarity import upsampling
 SHRINKAGES = (0.3, 1.0, 3.0)  # added to the diagonal of the correlation matrix; the best one is kept
 PENALTIES = tuple(10 ** (power / 2) for power in range(-8, 9))  # of the ridge, times the mean eigenvalue
 SAMPLE = 256  # images that estimate the correlation matrix and choose the shrinkage
+
+
+class Start(NamedTuple):
+    """A regressor in closed form."""
+
+    regressor: Regressor
+    deviations: list[Float[Tensor, " _"]]
+    """Per block, the standard deviation of every channel within an image."""
+    shrinkage: float
+    """The one that was chosen."""
 
 
 class Ridge(NamedTuple):
@@ -43,11 +54,12 @@ def fit_detectors(
     temperature: float,
     folds: int,
     generator: torch.Generator,
-) -> tuple[Regressor, list[Tensor]]:
-    """The start, and the standard deviation of every channel within an image.
+    shrinkages: Sequence[float] = SHRINKAGES,
+) -> Start:
+    """The regressor before any gradient step.
 
     Images: which of the blocks' are annotated. Folds are runs of consecutive ones, so copies of one image that
-      follow each other stay together.
+      follow each other stay together. Shrinkages: the best of several is searched for.
 
     Raises: ValueError if a feature is not finite.
     """
@@ -65,19 +77,22 @@ def fit_detectors(
     whitened = (means / deviation).flatten(0, 1).mT
     identity = torch.eye(len(correlation), device=device)
     best = None
-    for shrinkage in SHRINKAGES:
+    for shrinkage in shrinkages:
         factor = torch.linalg.cholesky(correlation + shrinkage * identity)
         weights = torch.cholesky_solve(whitened, factor).mT.reshape(means.shape) / deviation
         candidate = [part.contiguous() for part in weights.split([len(part) for part in deviations], dim=-1)]
-        unseen = _unseen_points(blocks, images, candidate, fold, sample, marks, grid, temperature)
-        error = ridge(unseen, landmarks[sample], visible[sample]).error
+        error = 0.0
+        if len(shrinkages) > 1:
+            unseen = _unseen_points(blocks, images, candidate, fold, sample, marks, grid, temperature)
+            error = ridge(unseen, landmarks[sample], visible[sample]).error
         if best is None or error < best[0]:
-            best = error, candidate
-    _, weights = best
+            best = error, candidate, shrinkage
+    _, weights, shrinkage = best
     every = torch.arange(count, device=device)
     unseen = _unseen_points(blocks, images, weights, fold, every, marks, grid, temperature)
     linear, bias, _ = ridge(unseen, landmarks, visible)
-    return Regressor(tuple(weight[-1] for weight in weights), linear, bias, temperature, grid), deviations
+    regressor = Regressor(tuple(weight[-1] for weight in weights), linear, bias, temperature, grid)
+    return Start(regressor, deviations, shrinkage)
 
 
 def correlations(blocks: Blocks, *, grid: int) -> tuple[list[Float[Tensor, " _"]], Float[Tensor, "c c"]]:

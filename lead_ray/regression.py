@@ -5,6 +5,7 @@ Features are blocks (see regressor.py), computed once by a frozen encoder. Landm
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -14,8 +15,10 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from lead_ray import geometry, metrics
+from lead_ray.convolution_head import Fitted, train_head
 from lead_ray.descent import Annotated, most_together, train
-from lead_ray.detectors import fit_detectors
+from lead_ray.detectors import SHRINKAGES, Start, fit_detectors
+from lead_ray.ensemble import resamples
 from lead_ray.regression_settings import RegressionSettings
 from lead_ray.regressor import Blocks, Regressor, random_start
 
@@ -27,7 +30,7 @@ def fit(
     generator: torch.Generator,
     *,
     visible: Bool[Tensor, "n k"] | None = None,
-) -> Regressor:
+) -> Fitted:
     """Start a regressor, then train it if the settings ask for epochs.
 
     Every random number comes from the generator. Copies of one image should follow each other.
@@ -35,57 +38,113 @@ def fit(
     Raises: ValueError if images and landmarks do not pair up, a landmark is visible nowhere, or the loss
       stops being finite.
     """
-    if counts := sorted({len(block) for block in blocks} - {len(landmarks)}):
-        raise ValueError(f"every block must hold the {len(landmarks)} annotated images, got {counts}")
-    if visible is None:
-        visible = torch.ones(landmarks.shape[:2], dtype=torch.bool, device=landmarks.device)
-    images = torch.arange(len(landmarks), device=landmarks.device)
-    return fit_many(blocks, [Annotated(images, landmarks, visible, generator)], settings)[0]
+    return fit_many(blocks, [_all_of(blocks, landmarks, visible, generator)], settings)[0]
 
 
 def fit_many(
     blocks: Blocks, sets: Sequence[Annotated], settings: RegressionSettings, *, mixed: bool | None = None
-) -> list[Regressor]:
+) -> list[Fitted]:
     """fit() on several sets of annotated images, trained together: each ends as it would alone, up to rounding.
 
     Mixed: train sets of different sizes in one pass, filling up the smaller batches. It spares an accelerator
       launches and a CPU nothing; None: wherever there is no CPU.
     Raises: ValueError as fit().
     """
-    for each in sets:
-        if len({len(values) for values in each[:3]}) > 1:
-            raise ValueError(
-                f"images, landmarks, visible must pair up, got {[len(values) for values in each[:3]]} rows"
-            )
-        if missing := (~each.visible.any(0)).nonzero().flatten().tolist():
-            raise ValueError(f"landmarks {missing} are visible in no annotated image; annotate more or drop them")
-    # What is not visible may be anything, NaN included.
-    sets = [each._replace(landmarks=each.landmarks.where(each.visible.unsqueeze(-1), 0)) for each in sets]
-    starts, deviations = zip(*(_start(blocks, each, settings) for each in sets), strict=True)
-    if settings.epochs == 0:
-        return list(starts)
-    if mixed is None:
-        mixed = blocks[0].device.type != "cpu"
-    found = list(starts)
-    most = most_together(blocks, len(starts[0].linear), settings)
+    found = dict(fit_each(blocks, sets, settings, mixed=mixed))
+    return [found[place] for place in range(len(sets))]
+
+
+def fit_each(
+    blocks: Blocks, sets: Sequence[Annotated], settings: RegressionSettings, *, mixed: bool | None = None
+) -> Iterator[tuple[int, Fitted]]:
+    """fit_many() as it goes on: (which set, its regressor), as soon as those that are trained together are finished.
+
+    Smaller sets come first. What is wrong with the sets is said at once, not when the first regressor is asked for.
+    """
+    sets = [each.checked() for each in sets]
+    mixed = blocks[0].device.type != "cpu" if mixed is None else mixed
+    return _fitted(blocks, sets, settings, mixed)
+
+
+def _fitted(
+    blocks: Blocks, sets: Sequence[Annotated], settings: RegressionSettings, mixed: bool
+) -> Iterator[tuple[int, Fitted]]:
+    if not sets:
+        return
+    # What needs no training gains nothing from company.
+    alone = settings.epochs == 0 or settings.head == "convolutions"
+    most = 1 if alone else most_together(blocks, sets[0].landmarks.shape[1], settings)
     for some in _passes([len(each.images) for each in sets], mixed, most):
-        parts = ([values[place] for place in some] for values in (starts, deviations, sets))
-        trained = train(*parts, blocks, settings)
-        for place, regressor in zip(some, trained, strict=True):
-            found[place] = regressor
-    return found
+        given = [sets[place] for place in some]
+        if settings.head == "convolutions":
+            found: list[Fitted] = [train_head(blocks, each, settings) for each in given]
+        else:
+            starts, deviations = zip(*(_start(blocks, each, settings) for each in given), strict=True)
+            found = list(starts) if settings.epochs == 0 else train(starts, deviations, given, blocks, settings)
+        yield from zip(some, found, strict=True)
+
+
+def fit_ensemble(
+    blocks: Blocks,
+    landmarks: Float[Tensor, "n k 2"],
+    settings: RegressionSettings,
+    members: int = 8,
+    seed: int = 0,
+    *,
+    visible: Bool[Tensor, "n k"] | None = None,
+) -> list[Fitted]:
+    """Regressors of bootstrap resamples of the annotated images, trained together; see ensemble.agreement().
+
+    The closed form chooses its shrinkage once, on all images; so eight members cost about two regressors.
+
+    Raises: ValueError if members < 1, and as fit().
+    """
+    if members < 1:
+        raise ValueError(f"members must be >= 1, got {members}")
+    whole = _all_of(blocks, landmarks, visible, torch.Generator().manual_seed(seed)).checked()
+    if settings.start == "detectors" and settings.shrinkage is None:
+        settings = replace(settings, shrinkage=closed_form(blocks, whole, settings).shrinkage)
+    sets = [
+        Annotated(*(values[rows.to(values.device)] for values in whole[:3]), generator)
+        for rows, generator in resamples(whole.visible, members, seed)
+    ]
+    return fit_many(blocks, sets, settings)
+
+
+def _all_of(blocks: Blocks, landmarks: Tensor, visible: Tensor | None, generator: torch.Generator) -> Annotated:
+    """All of the blocks' images as one set."""
+    if counts := sorted({len(block) for block in blocks} - {len(landmarks)}):
+        raise ValueError(f"every block must hold the {len(landmarks)} annotated images, got {counts}")
+    if visible is None:
+        visible = torch.ones(landmarks.shape[:2], dtype=torch.bool, device=landmarks.device)
+    images = torch.arange(len(landmarks), device=landmarks.device)
+    return Annotated(images, landmarks, visible, generator)
 
 
 def _start(blocks: Blocks, given: Annotated, settings: RegressionSettings) -> tuple[Regressor, list[Tensor]]:
     """A regressor to train, or to use as it is, and the unit of its weights: a deviation for every channel."""
-    images, landmarks, visible, generator = given
-    head = {"points": settings.points, "temperature": settings.temperature, "grid": settings.grid}
     if settings.start == "random":
-        channels = [block.shape[1] for block in blocks]
-        start = random_start(channels, landmarks.shape[1], generator=generator, **head).to(landmarks.device)
-        return start, [torch.ones(count, device=landmarks.device) for count in channels]
-    how = {"spread": settings.spread, "folds": settings.folds, "generator": generator}
-    return fit_detectors(blocks, images, landmarks, visible, **head, **how)
+        head = {"points": settings.points, "temperature": settings.temperature, "grid": settings.grid}
+        channels, device = [block.shape[1] for block in blocks], given.landmarks.device
+        start = random_start(channels, given.landmarks.shape[1], generator=given.generator, **head).to(device)
+        return start, [torch.ones(count, device=device) for count in channels]
+    found = closed_form(blocks, given, settings)
+    return found.regressor, found.deviations
+
+
+def closed_form(blocks: Blocks, given: Annotated, settings: RegressionSettings) -> Start:
+    """fit_detectors() as the settings say."""
+    return fit_detectors(
+        blocks,
+        *given[:3],
+        grid=settings.grid,
+        points=settings.points,
+        spread=settings.spread,
+        temperature=settings.temperature,
+        folds=settings.folds,
+        generator=given.generator,
+        shrinkages=(settings.shrinkage,) if settings.shrinkage else SHRINKAGES,
+    )
 
 
 def _passes(counts: Sequence[int], mixed: bool, most: int) -> Iterator[list[int]]:

@@ -5,6 +5,7 @@ Several times faster than the products and passes of `regressor` and `descent`, 
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -83,17 +84,16 @@ def _read_out(
     images, marks, width = len(descriptors[0]), *linear.shape[:2]
     virtual, residual = torch.empty(images, marks, width), torch.zeros(images, marks, 2)
     losses = np.zeros(images)
-    shapes = np.array([block.shape[1:3] for block in descriptors])
-    values = shapes.prod(1) * (marks * width // 2)
-    levels = np.c_[images * (values.cumsum() - values), values, shapes]
-    sides = [[_neighbours(side, grid) for side in shape] for shape in shapes.tolist()]
-    at, near = (np.array([[side[part] for side in pair] for pair in sides]) for part in (0, 1))
+    plan = _plan(tuple(tuple(block.shape[1:3]) for block in descriptors), grid)
+    values = plan.shapes.prod(1) * (marks * width // 2)
+    levels = np.c_[images * (values.cumsum() - values), values, plan.shapes]
     target, share, scale = truth or (residual, residual[..., 0], 0.0)
     given = [tensor.contiguous().numpy() for tensor in (linear, bias, target, share)]
-    settings = (levels, at, near, np.linspace(-1, 1, grid, dtype=F), *given, F(scale), truth is not None)
+    settings = (levels, *plan[1:], *given, F(scale), truth is not None)
+    results = virtual.numpy(), residual.numpy(), losses
 
     def part(first: int, last: int) -> None:
-        soft_argmax_cpu.read_out(maps.numpy(), *settings, virtual.numpy(), residual.numpy(), losses, first, last)
+        soft_argmax_cpu.read_out(maps.numpy(), *settings, *results, (first, last))
 
     threads = max(1, min(torch.get_num_threads(), images))
     if threads == 1:
@@ -105,8 +105,46 @@ def _read_out(
     return _Found(virtual, torch.tensor(losses.sum(), dtype=torch.float32), residual)
 
 
-def _neighbours(size: int, grid: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bilinear resizing along one side: the first of two neighbours of every cell, and its weight."""
-    place = np.maximum((np.arange(grid) + 0.5) * size / grid - 0.5, 0)
-    first = np.minimum(place.astype(np.int64), size - 1)
-    return first, (1 - (place - first)).astype(F)
+class _Plan(NamedTuple):
+    """What is upsampled from where: see soft_argmax_cpu.read_out()."""
+
+    shapes: np.ndarray
+    """[blocks, 2]: h, w."""
+    at: np.ndarray
+    near: np.ndarray
+    joins: tuple[int, int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    axis: np.ndarray
+
+
+@cache
+def _plan(shapes: tuple[tuple[int, int], ...], grid: int) -> _Plan:
+    """The sum of coarse blocks is linear between neighbouring centres of any of them, so fixed by its values there.
+
+    So with three blocks or more it pays to add all but the first up at those few nodes, and to upsample the sum.
+    """
+    cells, axis = _centres(grid), np.linspace(-1, 1, grid, dtype=F)
+    coarse = shapes[1:]
+    nodes = [np.unique(np.concatenate([_centres(shape[side]) for shape in coarse or shapes])) for side in (0, 1)]
+    sides = [[_neighbours(_centres(side), cells) for side in shape] for shape in shapes]
+    size = len(nodes[0]), len(nodes[1])
+    if len(coarse) < 2 or max(size) >= grid:
+        size = 0, 0
+    else:
+        sides = [sides[0], [_neighbours(side, cells) for side in nodes]]
+    ways = [[_neighbours(_centres(shape[side]), nodes[side]) for shape in coarse or shapes] for side in (0, 1)]
+    joins = (np.array([pair[part] for pair in way]) for way in ways for part in (0, 1))
+    at, near = (np.array([[side[part] for side in pair] for pair in sides]) for part in (0, 1))
+    return _Plan(np.array(shapes), at, near, (*size, *joins), axis)
+
+
+def _centres(size: int) -> np.ndarray:
+    """Of the cells along a side of length 1."""
+    return (np.arange(size) + 0.5) / size
+
+
+def _neighbours(centres: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Linear interpolation along a side: the first of two neighbours of every place, and its weight; flat outside."""
+    first = np.clip(np.searchsorted(centres, places, side="right") - 1, 0, max(len(centres) - 2, 0))
+    second = np.minimum(first + 1, len(centres) - 1)
+    gap = np.where(second > first, centres[second] - centres[first], 1.0)
+    return first, (1 - np.clip((places - centres[first]) / gap, 0, 1)).astype(F)

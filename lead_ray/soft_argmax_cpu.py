@@ -25,35 +25,41 @@ def compiled(function: Callable) -> Callable:
 
 @compiled
 def read_out(
-    maps, levels, at, near, axis, linear, bias, target, share, scale, training, virtual, residual, losses, first, last
+    maps, levels, at, near, joins, axis, linear, bias, target, share, scale, training, virtual, residual, losses, span
 ):
-    """Images first, first + 1, ... below last: virtual points; in training also residuals, losses, and the gradient.
+    """Images span[0] up to, not with, span[1]: virtual points; in training also residuals, losses, and the gradient.
 
     maps: of all blocks one after another, each [images, h, w, k * points]; in training they become the gradient.
     levels: for each block where its maps begin, how many values an image has, h, w.
-    at, near: for each block along its rows and along its columns: see regressor_cpu.
+    at, near: for each block along its rows and along its columns: see regressor_cpu; of joined ones for their nodes.
+    joins: rows and columns of the nodes at which all blocks but the first are added up, or 0; then their at and near.
     virtual: [images, k, 2 * points]; residual: [images, k, 2], the gradient in the landmarks; losses: [images].
     """
-    marks, grid, points = len(linear), len(axis), linear.shape[1] // 2
+    marks, grid, points, joined = len(linear), len(axis), linear.shape[1] // 2, joins[0] > 0
+    nodes = np.empty((joins[0], joins[1], points), F)
+    across = np.empty((levels[:, 2].max(), joins[1], points), F)
     cells = np.empty((grid, grid * points), F)
-    rows = np.empty((levels[:, 2].sum(), grid, points), F)
+    rows = np.empty((levels[0, 2] + joins[0] if joined else levels[:, 2].sum(), grid, points), F)
     flat = rows.reshape(len(rows), grid * points)
     # One value for every column and point: the highest response, later factors of the gradient.
     factors = np.empty((3, grid * points), F)
-    top, along, across = factors[0], factors[1], factors[2]
+    top, along, sideways = factors[0], factors[1], factors[2]
     moments = np.empty((points, 3), F)
-    for b in range(first, last):
+    for b in range(span[0], span[1]):
         for k in range(marks):
+            start = k * points
+            if joined:
+                _join(maps, levels, b, start, joins, across, nodes)
             row = 0
-            for level in range(len(levels)):
-                own = _image(maps, levels[level], b)
+            for level in range(len(at)):
+                own = nodes if joined and level else _image(maps, levels[level], b)
                 end = row + len(own)
-                _spread(own, k * points, at[level, 1], near[level, 1], rows[row:end])
+                _spread(own, 0 if joined and level else start, at[level, 1], near[level, 1], rows[row:end])
                 _stack(flat[row:end], at[level, 0], near[level, 0], cells, level == 0)
                 row = end
             _highest(cells, top, points)
-            _soften(cells, top, axis, along, across)
-            _moments(along, across, axis, moments)
+            _soften(cells, top, axis, along, sideways)
+            _moments(along, sideways, axis, moments)
             place = bias[k].copy()
             for i in range(2 * points):
                 virtual[b, k, i] = moments[i // 2, i % 2]
@@ -65,22 +71,43 @@ def read_out(
                 loss = F(0.5) * miss * miss if abs(miss) < 1 else abs(miss) - F(0.5)
                 losses[b] += share[b, k] * loss
                 residual[b, k, side] = scale * share[b, k] * min(max(miss, F(-1)), F(1))
-            _slopes(linear[k], residual[b, k], moments, axis, along, across, top)
-            _weigh(cells, axis, along, across, top)
+            _slopes(linear[k], residual[b, k], moments, axis, along, sideways, top)
+            _weigh(cells, axis, along, sideways, top)
             row = 0
-            for level in range(len(levels)):
-                own = _image(maps, levels[level], b)
+            for level in range(len(at)):
+                own = nodes if joined and level else _image(maps, levels[level], b)
                 end = row + len(own)
                 _unstack(cells, at[level, 0], near[level, 0], flat[row:end])
-                _unspread(rows[row:end], at[level, 1], near[level, 1], own, k * points)
+                _unspread(rows[row:end], at[level, 1], near[level, 1], own, 0 if joined and level else start)
                 row = end
+            if joined:
+                _part(nodes, joins, across, maps, levels, b, start)
+
+
+@compiled
+def _join(maps, levels, b, start, joins, across, nodes):
+    """All blocks but the first, added up at the nodes."""
+    for level in range(1, len(levels)):
+        own = _image(maps, levels[level], b)
+        part, target = across[: len(own)], nodes.reshape(len(nodes), -1)
+        _spread(own, start, joins[4][level - 1], joins[5][level - 1], part)
+        _stack(part.reshape(len(own), -1), joins[2][level - 1], joins[3][level - 1], target, level == 1)
+
+
+@compiled
+def _part(nodes, joins, across, maps, levels, b, start):
+    """The transpose of _join."""
+    for level in range(1, len(levels)):
+        own = _image(maps, levels[level], b)
+        part, source = across[: len(own)], nodes.reshape(len(nodes), -1)
+        _unstack(source, joins[2][level - 1], joins[3][level - 1], part.reshape(len(own), -1))
+        _unspread(part, joins[4][level - 1], joins[5][level - 1], own, start)
 
 
 @compiled
 def _image(maps, level, b):
     """One image's maps of one block, [h, w, all points]."""
-    begin = level[0] + b * level[1]
-    return maps[begin : begin + level[1]].reshape(level[2], level[3], -1)
+    return maps[level[0] + b * level[1] :][: level[1]].reshape(level[2], level[3], -1)
 
 
 @compiled
@@ -88,16 +115,17 @@ def _highest(cells, top, points):
     """Each point's highest response, repeated for every column."""
     top[:] = cells[0]
     for i in range(1, len(cells)):
-        row = cells[i]
-        for v in range(len(row)):
-            top[v] = row[v] if row[v] > top[v] else top[v]
+        _raise(top, cells[i])
     columns = top.reshape(len(cells), points)
-    best = columns[0]
     for j in range(1, len(columns)):
-        for v in range(points):
-            best[v] = columns[j, v] if columns[j, v] > best[v] else best[v]
-    for j in range(1, len(columns)):
-        columns[j] = best
+        _raise(columns[0], columns[j])
+    columns[1:] = columns[0]
+
+
+@compiled
+def _raise(top, values):
+    for v in range(len(top)):
+        top[v] = values[v] if values[v] > top[v] else top[v]
 
 
 @compiled
@@ -189,12 +217,9 @@ def _stack(rows, at, near, cells, new):
     for i in range(len(cells)):
         p, q = near[i], F(1) - near[i]
         a, b, target = rows[at[i]], rows[min(at[i] + 1, last)], cells[i]
-        if new:
-            for v in range(len(target)):
-                target[v] = p * a[v] + q * b[v]
-        else:
-            for v in range(len(target)):
-                target[v] += p * a[v] + q * b[v]
+        for v in range(len(target)):
+            value = p * a[v] + q * b[v]
+            target[v] = value if new else target[v] + value
 
 
 @compiled
@@ -204,15 +229,10 @@ def _unstack(cells, at, near, rows):
     rows[:] = F(0)
     for i in range(len(cells)):
         p, q = near[i], F(1) - near[i]
-        source, a = cells[i], rows[at[i]]
-        if at[i] < last:
-            b = rows[at[i] + 1]
-            for v in range(len(source)):
-                a[v] += p * source[v]
-                b[v] += q * source[v]
-        else:
-            for v in range(len(source)):
-                a[v] += source[v]
+        source, a, b = cells[i], rows[at[i]], rows[min(at[i] + 1, last)]
+        for v in range(len(source)):
+            a[v] += p * source[v]
+            b[v] += q * source[v]
 
 
 @compiled
@@ -224,8 +244,7 @@ def _unspread(rows, at, near, maps, start):
         for j in range(len(at)):
             p, q = near[j], F(1) - near[j]
             a, source = maps[i, at[j], start : start + points], rows[i, j]
-            for v in range(points):
-                a[v] += p * source[v]
             b = maps[i, min(at[j] + 1, last), start : start + points]
             for v in range(points):
+                a[v] += p * source[v]
                 b[v] += q * source[v]

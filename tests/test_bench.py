@@ -14,6 +14,7 @@ from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
 from lead_ray.speed import measure, peers
 from lead_ray.speed.measure import Candidate
+from lead_ray.speed.readout import FEATURES, Readout, costs
 from lead_ray.speed.scale import Scale, all_reduce, exchanged
 from lead_ray.speed.stage2 import NaiveAlign
 from lead_ray.speed.steps import pictures
@@ -76,6 +77,41 @@ class TestScale:
         assert rows[0]["decoded GB/s"] == pytest.approx(8 * 1000 * 30_000 / 1e9)
         assert rows[0]["GB on a GPU"] == pytest.approx(1000 * 30_000 / 8 / 1e9)
         assert "MB of gradients" in capsys.readouterr().out
+
+
+class TestReadout:
+    """Table 10: operations on paper against those that torch counts."""
+
+    @pytest.mark.parametrize("name", ["64-d", "3840-d"])
+    def test_operations_are_those_that_run(self, name):
+        bench = Readout(batch=2, steps=1, grid=12, points=3, marks=2)
+        blocks, marks = bench.frozen(FEATURES[name], CPU)
+        work = bench.work(FEATURES[name])
+        # Of a grouped layer's weight gradient torch counts what it were without groups.
+        beyond = (bench.marks - 1) * work.linear
+        assert measure.count_flops(bench.built(blocks, marks)) == 2 * (work.step(work.built) + beyond)
+        weights = [torch.randn(6, block.shape[1]) for block in blocks]
+        rows = [block[:1].permute(0, 2, 3, 1).float().flatten(0, 2) for block in blocks]
+        ours = measure.count_flops(lambda: [each @ weight.mT for each, weight in zip(rows, weights, strict=True)])
+        assert ours == work.ours
+
+    def test_the_papers_column(self):
+        """Multiplications of the convolution on 48 x 48 cells, 5 landmarks, 10^9."""
+        found = {name: Readout().work(kind).built / 2e9 for name, kind in FEATURES.items()}
+        assert {name: round(value, 2) for name, value in found.items()} == {
+            "64-d": 0.04,
+            "128-d": 0.07,  # the paper prints 0.08 and 0.16: twice and four times its 0.04
+            "256-d": 0.15,
+            "3840-d": 2.21,
+        }
+        assert Readout().work(FEATURES["3840-d"]).ours / 2e9 == pytest.approx(0.0691, abs=1e-4)
+
+    def test_costs(self, capsys):
+        rows = costs(Readout(batch=2, steps=1, rounds=1, grid=12, points=3, device="cpu"))
+        assert [row.channels for row in rows] == [64, 128, 256, 3840]
+        assert all(row.flops < row.built_flops or row.channels < 300 for row in rows)
+        assert all(min(row.built_seconds, row.seconds, row.bf16_seconds) > 0 for row in rows)
+        assert "3840-d, lead_ray, bf16" in capsys.readouterr().out
 
 
 class TestSameWork:

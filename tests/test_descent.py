@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lead_ray import descent
 from lead_ray.descent import Annotated, Batch, Stack
-from lead_ray.regression import fit, fit_many
+from lead_ray.regression import fit, fit_each, fit_many
 from lead_ray.regression_settings import RegressionSettings, learning_rate, paper
 from lead_ray.regressor import Regressor, loss, random_start
 
@@ -77,6 +77,59 @@ def test_without_epochs_each_is_its_start():
         assert_same(got, alone(features, (5, 9)[seed], seed, run))
 
 
+def test_each_is_given_out_when_its_pass_is_done(monkeypatch):
+    """An evaluation that is interrupted keeps what was finished."""
+    features, counts = pool(BLOCKS[0]), (7, 3, 7, 2)
+    sets = [annotated(count, seed) for seed, count in enumerate(counts)]
+    trained, original = [], descent.train
+
+    def train(starts, *arguments):
+        trained.append(len(starts))
+        return original(starts, *arguments)
+
+    monkeypatch.setattr("lead_ray.regression.train", train)
+    given, seen = fit_each(features, sets, TRAINED), []
+    for place, got in given:
+        seen.append((place, len(trained)))
+        assert_same(got, alone_as(features, counts[place], place))
+    assert seen == [(3, 1), (1, 2), (0, 3), (2, 3)]
+    with pytest.raises(ValueError, match=r"images, landmarks, visible must pair up"):
+        fit_each(features, [sets[0]._replace(images=torch.arange(3))], TRAINED)
+    assert fit_many(features, [], TRAINED) == []
+
+
+def alone_as(features: list[Tensor], count: int, seed: int) -> Regressor:
+    images, landmarks, visible, source = annotated(count, seed)
+    return plain([block[images] for block in features], landmarks, TRAINED, source, visible)
+
+
+def relative(got: list[Tensor], expected: list[Tensor]) -> list[float]:
+    return [float((a - b).norm() / b.norm()) for a, b in zip(got, expected, strict=True)]
+
+
+def test_products_in_bf16_are_near_and_the_switch_is_put_back():
+    """Factors of 8 bits, 2^-9 of each at most: errors of a product of many stay below that of one."""
+    source, before = generator(), torch.backends.mkldnn.matmul.fp32_precision
+    features = [torch.randn(6, channels, side, side, generator=source) for channels, side in ((256, 12), (512, 6))]
+    weights = [torch.randn(1, 100, len(block[0]), generator=source) / 16 for block in features]
+    linear, bias = torch.randn(1, MARKS, 100, 2, generator=source) / 9, torch.zeros(1, MARKS, 2)
+    stack = Stack(weights, [torch.ones(1, 1, len(block[0])) for block in features], linear, bias, 1.0, 24)
+    landmarks = torch.randn(1, 6, MARKS, 2, generator=source) / 3
+    batch = Batch(torch.arange(6)[None], landmarks, torch.ones(1, 6, MARKS, dtype=torch.bool))
+    found = {}
+    for precision in ("fp32", "bf16"):
+        with descent.products(precision):
+            found[precision] = descent._compiled(stack, features, batch)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    torch.testing.assert_close(found["bf16"][0], found["fp32"][0], rtol=2e-2, atol=0)
+    assert max(relative(found["bf16"][1][:3], found["fp32"][1][:3])) < 2e-2
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_amx_tile_supported():
+        assert not torch.equal(found["bf16"][1][0], found["fp32"][1][0])
+    with pytest.raises(KeyError), descent.products("bf16"):
+        raise KeyError
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
 def test_as_many_passes_as_there_is_room_for(monkeypatch):
     seen = []
 
@@ -104,7 +157,13 @@ def test_as_many_passes_as_there_is_room_for(monkeypatch):
     assert seen[6:] == [1] * 5
 
 
-def plain(blocks: list[Tensor], landmarks: Tensor, run: RegressionSettings, source: torch.Generator) -> Regressor:
+def plain(
+    blocks: list[Tensor],
+    landmarks: Tensor,
+    run: RegressionSettings,
+    source: torch.Generator,
+    visible: Tensor | None = None,
+) -> Regressor:
     """One regressor by torch's own means: automatic differentiation, its optimiser, no stacks."""
     head = {"points": run.points, "temperature": run.temperature, "grid": run.grid}
     start = random_start([block.shape[1] for block in blocks], landmarks.shape[1], generator=source, **head)
@@ -115,7 +174,8 @@ def plain(blocks: list[Tensor], landmarks: Tensor, run: RegressionSettings, sour
         optimizer.param_groups[0]["lr"] = learning_rate(epoch, run)
         for batch in torch.randperm(len(landmarks), generator=source).split(run.batch_size):
             optimizer.zero_grad()
-            loss(regressor.landmarks([block[batch] for block in blocks]), landmarks[batch]).backward()
+            seen = None if visible is None else visible[batch]
+            loss(regressor.landmarks([block[batch] for block in blocks]), landmarks[batch], visible=seen).backward()
             optimizer.step()
     return regressor.detach()
 

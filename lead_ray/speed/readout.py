@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,14 @@ from lead_ray.regression_settings import RegressionSettings, paper
 from lead_ray.speed.measure import Candidate, Measured, compare, report
 from lead_ray.speed.steps import Bench
 
-FEATURES = {"64-d": ((64, 24),), "3840-d": ((256, 24), (512, 12), (1024, 6), (2048, 3))}
-"""Channels and side of the blocks: LEAD's compact map, and a ResNet-50's on 96 px."""
+Kind = tuple[tuple[int, int], ...]
+FEATURES: dict[str, Kind] = {
+    "64-d": ((64, 24),),
+    "128-d": ((128, 24),),
+    "256-d": ((256, 24),),
+    "3840-d": ((256, 24), (512, 12), (1024, 6), (2048, 3)),
+}
+"""Channels and side of the blocks: LEAD's compact maps, and a ResNet-50's on 96 px."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +42,33 @@ class Readout(Bench):
         candidates = []
         for name, kind in FEATURES.items():
             blocks, marks = self.frozen(kind, device)
+            traced = device.type != "cpu"
             candidates += [
                 Candidate(name=f"{name}, hypercolumn built, as CL", call=self.built(blocks, marks)),
-                Candidate(name=f"{name}, lead_ray", call=self.ours(blocks, marks), traced=device.type != "cpu"),
+                Candidate(name=f"{name}, lead_ray", call=self.ours(blocks, marks, "fp32"), traced=traced),
+                Candidate(name=f"{name}, lead_ray, bf16", call=self.ours(blocks, marks, "bf16"), traced=traced),
             ]
         found = compare(candidates, images=self.steps * self.batch, rounds=self.rounds, device=device)
         title = f"read-out, {self.marks} landmarks, {self.points} points each, grid {self.grid}, batch {self.batch}"
         report(title, found, self.out, self)
         return found
 
-    def frozen(self, kind: tuple[tuple[int, int], ...], device: torch.device) -> tuple[list[Tensor], Tensor]:
+    def frozen(self, kind: Kind, device: torch.device) -> tuple[list[Tensor], Tensor]:
         """Features as they are cached, and landmarks."""
         images, source = 4 * self.batch, torch.Generator().manual_seed(0)
         maps = [torch.rand(images, channels, side, side, generator=source) for channels, side in kind]
         marks = torch.rand(images, self.marks, 2, generator=source) - 0.5
         return [each.half().to(device, memory_format=torch.channels_last) for each in maps], marks.to(device)
 
-    def settings(self) -> RegressionSettings:
-        return replace(paper(1, epoch_steps=self.steps, grid=self.grid), points=self.points, batch_size=self.batch)
+    def settings(self, precision: Literal["fp32", "bf16"]) -> RegressionSettings:
+        size = {"points": self.points, "batch_size": self.batch, "precision": precision}
+        return replace(paper(1, epoch_steps=self.steps, grid=self.grid), **size)
+
+    def work(self, kind: Kind) -> "Work":
+        """Of one image with these features."""
+        channels, maps = sum(count for count, _ in kind), self.marks * self.points
+        native = sum(count * side**2 for count, side in kind)
+        return Work(2 * maps * channels * self.grid**2, 2 * maps * native, 2 * 2 * maps * 2)
 
     def built(self, blocks: list[Tensor], marks: Tensor) -> Callable[[], object]:
         """Contrastive Landmarks' eval_face.py: the hypercolumn resized to the grid, then the regressor."""
@@ -80,6 +96,47 @@ class Readout(Bench):
 
         return lambda: [step() for _ in range(self.steps)]
 
-    def ours(self, blocks: list[Tensor], marks: Tensor) -> Callable[[], object]:
+    def ours(
+        self, blocks: list[Tensor], marks: Tensor, precision: Literal["fp32", "bf16"] = "fp32"
+    ) -> Callable[[], object]:
         """regression.fit(), its start included."""
-        return lambda: fit(blocks, marks, self.settings(), torch.Generator().manual_seed(0))
+        return lambda: fit(blocks, marks, self.settings(precision), torch.Generator().manual_seed(0))
+
+
+class Work(NamedTuple):
+    """Operations on one image going forward, two a multiplication; resizing is not counted, as by the paper."""
+
+    built: int
+    """Of the convolution of the hypercolumn on the grid; half of it is what LEAD's Table 10 prints as FLOPS."""
+    ours: int
+    """Of the convolutions of the blocks where they live."""
+    linear: int
+    """Of the linear layers, in either."""
+
+    def step(self, convolution: int) -> int:
+        """Of a gradient step: features are frozen, so the convolution has no gradient but its weights'."""
+        return 2 * convolution + 3 * self.linear
+
+
+class Cost(NamedTuple):
+    """One row of LEAD's Table 10: a gradient step, for each image."""
+
+    channels: int
+    built_flops: int
+    built_seconds: float
+    flops: int
+    seconds: float
+    bf16_seconds: float
+    """The same operations, products in bf16."""
+
+
+def costs(bench: Readout) -> list[Cost]:
+    """Operations and median seconds of all FEATURES, measured now; printed and kept as bench.run() does."""
+    seconds = {one.name: one.milliseconds / 1e3 for one in bench.run()}
+    found = []
+    for name, kind in FEATURES.items():
+        work = bench.work(kind)
+        built, *ours = (seconds[f"{name}, {way}"] for way in ("hypercolumn built, as CL", "lead_ray", "lead_ray, bf16"))
+        channels = sum(count for count, _ in kind)
+        found.append(Cost(channels, work.step(work.built), built, work.step(work.ours), *ours))
+    return found
