@@ -1,85 +1,34 @@
-"""Tables of measured numbers, the same content for terminal, Markdown, HTML and CSV.
+"""Tables of measured numbers, the same content for terminal, Markdown, HTML and CSV; `latex` has one more.
 
-A cell that was not run is blank, never 0. The best of a column is bold only if it is ahead of the runner-up
-by more than the standard deviation of either; where one of the two is unknown, nothing is bold.
+A cell that was not run is blank, never 0. The best of a column is bold only if its seeds tell it apart from every
+other value there: see `cells`.
 """
 
 import csv
 import io
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from itertools import groupby
-from typing import Literal
 
 from rich import box
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-ARROWS = {"lower": "↓", "higher": "↑", None: ""}
-BOLD_RULE = "Bold: best of its column, ahead of the runner-up by more than the standard deviation of either."
+from lead_ray.cells import Cell, Column, Failed, Link, Row, ahead
 
-
-@dataclass(frozen=True)
-class Cell:
-    """A measured value.
-
-    Raises: ValueError if a number is not finite, std is negative or n is below 1.
-    """
-
-    mean: float
-    std: float | None = None
-    """Standard deviation over the n values; None if it is not known."""
-    n: int | None = None
-    """Values, such as seeds, that the mean is over."""
-
-    def __post_init__(self):
-        if not math.isfinite(self.mean):
-            raise ValueError(f"cell.mean must be finite, got {self.mean}; a cell that was not run is None")
-        if self.std is not None and not 0 <= self.std < math.inf:
-            raise ValueError(f"cell.std must be finite and >= 0, or None if unknown, got {self.std}")
-        if self.n is not None and self.n < 1:
-            raise ValueError(f"cell.n must be >= 1, or None if unknown, got {self.n}")
-
-
-@dataclass(frozen=True)
-class Column:
-    """What a column holds."""
-
-    name: str
-    unit: str = ""
-    better: Literal["lower", "higher"] | None = None
-    """Which values are good; None: neither, and no value is marked."""
-    digits: int = 2
-    """After the decimal point."""
-
-    @property
-    def scale(self) -> str:
-        """Unit and an arrow that points to what is better."""
-        return " ".join(filter(None, (self.unit, ARROWS[self.better])))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method, or whatever is compared."""
-
-    label: str
-    group: str
-    """Rows that follow each other in one group stand together, between rules."""
-    values: Sequence[Cell | None]
-    """One per column; None: not run."""
-    note: str = ""
+BOLD_RULE = "Bold: best of its column, and apart from every other value of it (Welch's t-test at 5 %)."
+PRINTED_RULE = "In brackets: what the paper printed, and the difference from it."
 
 
 @dataclass(frozen=True)
 class Table:
     """Rows and columns of cells.
 
-    Raises: ValueError if a row has not one value per column.
+    Raises: ValueError if a row has not one value per column, or neither one nor no printed one.
     """
 
     title: str
@@ -92,6 +41,8 @@ class Table:
         for row in self.rows:
             if (given := len(row.values)) != wanted:
                 raise ValueError(f"row {row.label!r} must have {wanted} values, None if not run, got {given}")
+            if row.printed and (given := len(row.printed)) != wanted:
+                raise ValueError(f"row {row.label!r} must have {wanted} printed values or none, got {given}")
 
     @property
     def groups(self) -> list[tuple[str, list[Row]]]:
@@ -103,55 +54,80 @@ class Table:
         """Column index -> the row whose value is bold, for columns that have one."""
         found = {}
         for index, column in enumerate(self.columns):
-            known = [row for row in self.rows if row.values[index]]
-            if column.better is None or len(known) < 2:
-                continue
-            known.sort(key=lambda row: row.values[index].mean, reverse=column.better == "higher")
-            first, second = (row.values[index] for row in known[:2])
-            stds = (first.std, second.std)
-            if None not in stds and abs(first.mean - second.mean) > max(stds):
-                found[index] = known[0]
+            cells = [row.cell(index) for row in self.rows]
+            if column.better is not None and (place := ahead(cells, column.better)) is not None:
+                found[index] = self.rows[place]
         return found
 
     @property
     def notes(self) -> str:
         """The caption, what stands in a cell and, where something is bold, why."""
-        cells = [cell for row in self.rows for cell in row.values if cell]
         parts = [self.caption]
-        spread = any(cell.std is not None for cell in cells)
+        spread = any(cell.std is not None for cell in self._cells)
         count = f"n = {self._count:,}" if self._count else ""
         if said := ", ".join(filter(None, ("Mean ± standard deviation" if spread else "", count))):
             parts.append(f"{said}.")
-        if any(cell is None for row in self.rows for cell in row.values):
+        if self._has_printed:
+            parts.append(PRINTED_RULE)
+        if any(value is None for row in self.rows for value in row.values):
             parts.append("Blank: not run.")
+        parts += [f"Failed: {where}: {failed.reason.rstrip('.')}." for where, failed in self._failures]
         if self.best:
             parts.append(BOLD_RULE)
         return " ".join(filter(None, parts))
 
+    @property
+    def _cells(self) -> list[Cell]:
+        return [value for row in self.rows for value in row.values if isinstance(value, Cell)]
+
+    @property
+    def _failures(self) -> list[tuple[str, Failed]]:
+        pairs = [
+            (row, column, value) for row in self.rows for column, value in zip(self.columns, row.values, strict=True)
+        ]
+        return [(f"{row.label}, {column.name}", value) for row, column, value in pairs if isinstance(value, Failed)]
+
+    @property
+    def _has_printed(self) -> bool:
+        return any(printed is not None for row in self.rows for printed in row.printed)
+
     @cached_property
     def _count(self) -> int | None:
         """The n that all cells with a standard deviation share; without any, all cells."""
-        cells = [cell for row in self.rows for cell in row.values if cell]
-        counts = {cell.n for cell in cells if cell.std is not None} or {cell.n for cell in cells}
+        counts = {cell.n for cell in self._cells if cell.std is not None} or {cell.n for cell in self._cells}
         return counts.pop() if len(counts) == 1 else None
 
-    def _parts(self, row: Row, index: int) -> tuple[str, str]:
+    def parts(self, row: Row, index: int) -> tuple[str, str]:
         """Mean and what follows it: the standard deviation, and n where it is not what the notes say."""
-        cell = row.values[index]
-        if cell is None:
-            return "", ""
+        value = row.values[index]
+        if not isinstance(value, Cell):
+            return ("", "") if value is None else ("failed", "")
         digits = self.columns[index].digits
-        rest = f" ± {cell.std:.{digits}f}" if cell.std is not None else ""
-        if cell.n and cell.n != self._count:
-            rest += f" (n = {cell.n:,})"
-        return f"{cell.mean:.{digits}f}", rest
+        rest = f" ± {value.std:.{digits}f}" if value.std is not None else ""
+        if value.n and value.n != self._count:
+            rest += f" (n = {value.n:,})"
+        return f"{value.mean:.{digits}f}", rest
+
+    def compared(self, row: Row, index: int) -> str:
+        """What was printed in a cell's place and, of a measured cell, how far it is from that."""
+        if (printed := row.beside(index)) is None:
+            return ""
+        digits, cell = self.columns[index].digits, row.cell(index)
+        said = f"{printed.mean:.{digits}f}" + (f" ± {printed.std:.{digits}f}" if printed.std is not None else "")
+        return said if cell is None else f"{said}, {cell.mean - printed.mean:+.{digits}f}"
+
+    def _whole(self, row: Row, index: int) -> str:
+        compared = self.compared(row, index)
+        return " ".join(filter(None, ("".join(self.parts(row, index)), compared and f"[{compared}]")))
 
     def _rest_width(self, index: int) -> int:
-        return max((len(self._parts(row, index)[1]) for row in self.rows), default=0)
+        return max((len(self.parts(row, index)[1]) for row in self.rows), default=0)
 
     def _text(self, row: Row, index: int) -> str:
         """The cell padded on its right, so that means stand under means in a right-aligned column."""
-        mean, rest = self._parts(row, index)
+        if self._has_printed:
+            return self._whole(row, index)
+        mean, rest = self.parts(row, index)
         return mean and mean + rest.ljust(self._rest_width(index))
 
     def rich(self) -> RichTable:
@@ -192,7 +168,11 @@ class Table:
                 text = text.replace(symbol, f"\\{symbol}")
             return " ".join(text.split())
 
-        extra = [""] if any(row.note for row in self.rows) else []
+        extra = [""] if any(row.note or row.links for row in self.rows) else []
+
+        def note(row: Row) -> str:
+            links = (f"[{clean(link.text)}](<{link.address}>)" if link.address else link.text for link in row.links)
+            return " ".join(filter(None, (clean(row.note), *links)))
 
         def line(cells: Sequence[str]) -> str:
             return f"| {' | '.join(cells)} |"
@@ -205,9 +185,12 @@ class Table:
             if group:
                 lines.append(line([f"*{clean(group)}*", *("" for _ in self.columns), *extra]))
             for row in rows:
-                cells = ["".join(self._parts(row, index)) for index in range(len(self.columns))]
+                cells = ["".join(self.parts(row, index)) for index in range(len(self.columns))]
                 cells = [f"**{cell}**" if self.best.get(i) is row else cell for i, cell in enumerate(cells)]
-                lines.append(line([clean(row.label), *cells, *(clean(row.note) for _ in extra)]))
+                compared = [self.compared(row, index) for index in range(len(cells))]
+                pairs = zip(cells, compared, strict=True)
+                cells = [" ".join(filter(None, (cell, beside and f"[{beside}]"))) for cell, beside in pairs]
+                lines.append(line([clean(row.label), *cells, *(note(row) for _ in extra)]))
         return "\n".join([*lines, *(["", clean(self.notes)] if self.notes else []), ""])
 
     def html(self) -> str:
@@ -223,28 +206,39 @@ class Table:
             for row in rows:
                 cells = "".join(self._html_cell(row, index) for index in range(len(self.columns)))
                 note = f"<small>{escape(row.note)}</small>" if row.note else ""
+                note += f"<small>{' '.join(map(_anchor, row.links))}</small>" if row.links else ""
                 lines.append(f'<tr><th scope="row">{escape(row.label)}{note}</th>{cells}</tr>')
             bodies.append(f"<tbody>{''.join(lines if group else lines[1:])}</tbody>")
         return f"<table>{caption}<thead><tr><td></td>{heads}</tr></thead>{''.join(bodies)}</table>"
 
     def _html_cell(self, row: Row, index: int) -> str:
-        mean, rest = self._parts(row, index)
+        mean, rest = self.parts(row, index)
+        compared = self.compared(row, index)
+        below = f'<small class="printed">[{compared}]</small>' if compared else ""
         if not mean:
-            return "<td></td>"
+            return f"<td>{below}</td>"
         mean = f"<strong>{mean}</strong>" if self.best.get(index) is row else mean
         width = self._rest_width(index) - 1.25  # spaces and points are narrower than digits
         # As wide everywhere, so that means stand under means.
         spread = f'<span class="std" style="min-width:{width}ch">{rest}</span>' if width > 0 else ""
-        return f"<td>{mean}{spread}</td>"
+        return f"<td>{mean}{spread}{below}</td>"
 
     def csv(self) -> str:
-        """Unrounded; three columns, mean, std and n, for each of the table's."""
+        """Unrounded; three columns, mean, std and n, for each of the table's; beside printed values three more."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         names = [column.name + (f" ({column.unit})" if column.unit else "") for column in self.columns]
-        parts = [f"{name} {part}".strip() for name in names for part in ("", "std", "n")]
-        writer.writerow(["group", "label", *parts, "note"])
+        ends = ["", "std", "n", *(["paper", "paper std", "difference"] if self._has_printed else [])]
+        linked = any(row.links for row in self.rows)
+        heads = [f"{name} {end}".strip() for name in names for end in ends]
+        writer.writerow(["group", "label", *heads, "note", *(["runs"] if linked else [])])
         for row in self.rows:
-            cells = [(c.mean, c.std, c.n) if c else (None, None, None) for c in row.values]
-            writer.writerow([row.group, row.label, *(value for cell in cells for value in cell), row.note])
+            values = [value for index in range(len(names)) for value in row.numbers(index)[: len(ends)]]
+            runs = [" ".join(link.text for link in row.links)] if linked else []
+            writer.writerow([row.group, row.label, *values, row.note, *runs])
         return out.getvalue()
+
+
+def _anchor(link: Link) -> str:
+    text = escape(link.text)
+    return f'<a href="{escape(link.address, quote=True)}">{text}</a>' if link.address else text

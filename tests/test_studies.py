@@ -1,13 +1,21 @@
-"""Studies at their smallest: the same scripts, a few steps."""
+"""Studies at their smallest: the same scripts, a few steps; through kills of the driver and of a trial."""
 
+import csv
 import importlib
+import io
+import os
+import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lead_ray.data.synthetic import Synthetic
 from lead_ray.models import weights
 from lead_ray.models.trunk import TrunkSettings
+from lead_ray.prepare import prepare
 from lead_ray.quickstart import Quickstart
 
 STUDIES = Path(__file__).parents[1] / "studies"
@@ -48,3 +56,73 @@ def test_the_carried_encoder_is_this_scripts(study):
     assert trained["steps"] == encoder.Study().small_steps + encoder.Study().steps
     drawn = Quickstart().synthetic()
     assert drawn.seed != encoder.Study().seed, "the quickstart must not draw people whom the encoder has seen"
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> Path:
+    """A folder of prepared data, as quick has it."""
+    folder = tmp_path_factory.mktemp("faces")
+    reader = Synthetic(raw=folder / "faces", images=144, identities=48, seed=4, test_share=1 / 3)
+    prepare(reader, folder / "synthetic", workers=0)
+    return folder
+
+
+def small(*arguments: object) -> subprocess.CompletedProcess:
+    """Run two small studies to their end, whatever that is."""
+    command = [sys.executable, Path(__file__).with_name("small_studies.py"), *arguments]
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
+
+
+def tables(out: Path) -> dict[str, list[list[str]]]:
+    """Every table's cells by its name, without the last column: the runs, named by what lies where."""
+    paths = sorted((out / "studies").glob("ablate_*/table-*.csv"))
+    assert [path.stem for path in paths] == ["table-5", "table-3", "table-4"]
+    return {path.stem: [row[:-1] for row in csv.reader(io.StringIO(path.read_text()))] for path in paths}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(faces, tmp_path_factory) -> Path:
+    """Both studies in one process, without interruption."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    done = small(faces, out, 0)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return out
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_and_the_tables_come_out_the_same(faces, undisturbed, tmp_path):
+    killed = small(faces, tmp_path, 0, "driver")
+    assert killed.returncode == -signal.SIGKILL and (tmp_path / "killed-driver").exists()
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
+    assert len(finished) >= 2 and not (tmp_path / "studies/ablate_dims/table-3.csv").exists()
+    again = small(faces, tmp_path, 0, "driver")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished run was trained again"
+    assert tables(tmp_path) == tables(undisturbed)
+    head, *rows = tables(tmp_path)["table-4"]
+    (dve,) = (dict(zip(head, row, strict=True)) for row in rows if row[1] == "DVE, 64")
+    assert float(dve["MAFL (% IOD)"]) > 0 and dve["300W (% IOD)"] == "failed"
+    assert "missing' has no manifest.json" in (tmp_path / "studies/ablate_dims/table-4.md").read_text()
+    for kind in ("stage1", "stage2"):
+        assert len([*tmp_path.glob(f"{kind}-*/result.json")]) == 2, "the studies share what they train"
+
+
+@pytest.mark.slow
+def test_on_ray_a_killed_trial_and_a_killed_driver(faces, undisturbed, tmp_path):
+    """The trial is tried again by the study, the study by the same command. Threads add in another order."""
+    killed = small(faces, tmp_path, 1, "trial", "driver")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    again = small(faces, tmp_path, 1, "trial", "driver")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert (tmp_path / "killed-trial").exists() and (tmp_path / "killed-driver").exists()
+    for name, rows in tables(tmp_path).items():
+        for row, expected in zip(rows, tables(undisturbed)[name], strict=True):
+            numbers = [(float(x), float(y)) for x, y in zip(row, expected, strict=True) if _number(x) and _number(y)]
+            assert [_number(x) for x in row] == [_number(y) for y in expected]
+            assert [x for x, _ in numbers[:1]] == pytest.approx([y for _, y in numbers[:1]], rel=0.05)
+
+
+def _number(text: str) -> bool:
+    return bool(re.fullmatch(r"-?[0-9.]+(e-?[0-9]+)?", text))

@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from lead_ray.tables import BOLD_RULE, Cell, Column, Row, Table
+from lead_ray.cells import Cell, Column, Failed, Link, Printed, Row
+from lead_ray.latex import latex
+from lead_ray.tables import BOLD_RULE, PRINTED_RULE, Table
 
 COLUMNS = [Column("matching", "px", "lower"), Column("regression", "% IOD", "lower", digits=1)]
 
@@ -129,15 +131,12 @@ def test_means_stand_under_means():
 @pytest.mark.parametrize(
     ("first", "second", "better", "bold"),
     [
-        (Cell(1.0, 0.1), Cell(1.3, 0.2), "lower", 0),
-        (Cell(1.0, 0.1), Cell(1.3, 0.2), "higher", 1),
-        (Cell(1.0, 0.1), Cell(1.25, 0.25), "lower", None),  # the gap does not exceed the runner-up's
-        (Cell(1.0, 0.4), Cell(1.3, 0.1), "lower", None),  # nor the best's
-        (Cell(1.0, 0.1), Cell(1.3), "lower", None),  # not known
-        (Cell(1.0), Cell(9.0), "lower", None),
-        (Cell(1.0, 0.0), Cell(1.0, 0.0), "lower", None),  # a tie
-        (Cell(1.0, 0.1), Cell(1.3, 0.2), None, None),
-        (Cell(1.0, 0.1), None, "lower", None),  # nothing to compare with
+        (Cell(1.0, 0.1, 3), Cell(1.6, 0.2, 3), "lower", 0),
+        (Cell(1.0, 0.1, 3), Cell(1.6, 0.2, 3), "higher", 1),
+        (Cell(1.0, 0.1, 3), Cell(1.2, 0.2, 3), "lower", None),  # three seeds cannot tell
+        (Cell(1.0, 0.1, 3), Cell(1.6, 0.2, 3), None, None),
+        (Cell(1.0, 0.1, 3), Cell(9.0), "lower", None),  # not known
+        (Cell(1.0, 0.1, 3), None, "lower", None),  # nothing to compare with
     ],
 )
 def test_bold_rule(first, second, better, bold):
@@ -146,9 +145,61 @@ def test_bold_rule(first, second, better, bold):
     assert (BOLD_RULE in shown.notes) == (bold is not None)
 
 
-def test_only_the_runner_up_matters():
-    rows = [Row(str(mean), "", [Cell(mean, 0.1)]) for mean in (5.0, 1.0, 1.05, 9.0)]
-    assert table(*rows, columns=[Column("x", better="lower")]).best == {}
+PRINTED = table(
+    Row(
+        "ours",
+        "",
+        [Cell(2.5, 0.5, 3), None],
+        printed=[Printed(2.0), Printed(7.0, 0.25)],
+        links=[Link("0a1b", "r/0a1b")],
+    ),
+    Row("lost", "", [Failed("the loss is not finite."), None], printed=[None, Printed(6.0)]),
+)
+
+
+def test_beside_what_was_printed():
+    lines = PRINTED.markdown().splitlines()
+    assert lines[4] == "| ours | 2.50 ± 0.50 [2.00, +0.50] | [7.0 ± 0.2] | [0a1b](<r/0a1b>) |"
+    assert lines[5] == "| lost | failed | [6.0] |  |"
+    assert "Failed: lost, matching: the loss is not finite." in PRINTED.notes
+    assert PRINTED_RULE in PRINTED.notes
+    texts = [[text for _, _, text in row] for row in Cells(PRINTED.html()).rows]
+    assert texts[1:] == [["ours0a1b", "2.50 ± 0.50[2.00, +0.50]", "[7.0 ± 0.2]"], ["lost", "failed", "[6.0]"]]
+    assert '<a href="r/0a1b">0a1b</a>' in PRINTED.html()
+    assert any("2.50 ± 0.50 [2.00, +0.50]" in line for line in terminal(PRINTED)[0])
+
+
+def test_csv_beside_what_was_printed():
+    head, ours, lost = csv.reader(io.StringIO(PRINTED.csv()))
+    ends = ["", " std", " n", " paper", " paper std", " difference"]
+    assert head == ["group", "label", *(f"matching (px){end}" for end in ends),
+                    *(f"regression (% IOD){end}" for end in ends), "note", "runs"]  # fmt: skip
+    assert ours == ["", "ours", "2.5", "0.5", "3", "2.0", "", "0.5", "", "", "", "7.0", "0.25", "", "", "0a1b"]
+    assert lost == ["", "lost", "failed", "", "", "", "", "", "", "", "", "6.0", "", "", "", ""]
+
+
+def test_printed_values_are_as_many_as_columns():
+    with pytest.raises(ValueError, match="row 'a' must have 2 printed values or none, got 1"):
+        table(Row("a", "", [None, None], printed=[None]))
+
+
+def test_latex_by_hand():
+    lines = latex(FULL).splitlines()
+    assert lines[4:8] == [
+        r"\toprule",
+        r" & matching, px $\downarrow$ & regression, \% IOD $\downarrow$ \\",
+        r"\midrule",
+        r"\multicolumn{3}{l}{\emph{LEAD}} \\",
+    ]
+    assert lines[8] == r"stage 2 & \textbf{2.31 $\pm$ 0.04} & \textbf{7.0 $\pm$ 0.3} \\"
+    assert lines[9] == r"stage 1 & 2.50 $\pm$ 0.05 &  \\"
+    assert r"2.50 $\pm$ 0.50 {\footnotesize [2.00, $+$0.50]}" in latex(PRINTED)
+
+
+def test_latex_text_is_never_markup():
+    hostile = "a_b & 5% #1 {x} ~^\\ $"
+    escaped = latex(table(Row(hostile, "", [None, None]), title=""))
+    assert r"a\_b \& 5\% \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{} \$ & " in escaped
 
 
 def test_a_cell_that_was_not_run_is_blank_everywhere():

@@ -1,0 +1,96 @@
+"""What does a read-out cost, by the features' channels? Table 10, and the time that it takes.
+
+python studies/readout_cost.py                     # every width, on this machine
+python studies/readout_cost.py --preset quick      # a batch of 4, one round
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from lead_ray.artefacts import read_json, write_json
+from lead_ray.cells import Column
+from lead_ray.errors import for_people
+from lead_ray.figures import bars
+from lead_ray.machine import environment
+from lead_ray.report import Section
+from lead_ray.speed.readout import FEATURES, Readout, costs
+from sweep.fill import Kept, Sheet
+from sweep.study import Study, publish, sheets
+
+OURS = "an image, lead_ray"
+TIMES = {"built_seconds": "hypercolumn built, as CL", "seconds": "lead_ray", "bf16_seconds": "lead_ray, bf16"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(Study):
+    """Steps of CL's regressor on 5 landmarks; nothing is trained here that a run would keep."""
+
+    threads: int = 1
+    """Of torch on a CPU."""
+
+    @property
+    def file(self) -> Path:
+        return self.notes / f"readout_cost-{self.preset}.json"
+
+
+def measure(study: Cost) -> None:
+    """Products of the forward pass by arithmetic, times of steps measured; kept in a file."""
+    bench = Readout(device=study.device, threads=study.threads, out=None)
+    if study.preset == "quick":
+        bench = replace(bench, batch=4, steps=1, rounds=1)
+    found = {}
+    for kind, cost in zip(FEATURES.values(), costs(bench), strict=True):
+        work = bench.work(kind)  # operations, two a product
+        times = {column: 1e3 * getattr(cost, name) for name, column in TIMES.items()}
+        found[str(cost.channels)] = {"an image": work.built / 2e9, OURS: work.ours / 2e9, **times}
+    write_json(study.file, {"found": found, "environment": environment()})
+
+
+def entries(study: Cost) -> list[Kept]:
+    """What was kept; none if nothing was measured."""
+    if not study.file.exists():
+        return []
+    kept = read_json(study.file)
+    commit = kept["environment"]["commit"]
+    return [
+        Kept("10", dim, column, study.file, value, commit)
+        for dim, values in kept["found"].items()
+        for column, value in values.items()
+    ]
+
+
+def sheet() -> Sheet:
+    """Table 10 with our way of the same read-out, and the times of both, beside it."""
+    table = sheets()["10"]
+    (products,) = table.columns
+    times = [Column(name, "ms an image", "lower", 3) for name in TIMES.values()]
+    return replace(table, columns=[products, replace(products, name=OURS), *times])
+
+
+def figures(plan: list[Kept]) -> list[Section]:
+    """Time and operations by channels."""
+    found = {(entry.row, entry.column): entry.value for entry in plan}
+    ways = {"hypercolumn built, as CL": "an image", "lead_ray": OURS}
+    rows = [
+        bars.Cost(system=way, dim=int(dim), milliseconds=found[dim, way], gflops=2 * found[dim, products])
+        for dim in dict.fromkeys(entry.row for entry in plan)
+        for way, products in ways.items()
+    ]
+    return [Section("Cost of a read-out", content=bars.cost(rows))] if rows else []
+
+
+def main(study: Cost) -> None:
+    if study.dry_run:
+        print(f"readout_cost: {'done' if study.file.exists() else 'to be measured here, minutes'}, {study.file}")
+        return
+    if not study.file.exists():
+        measure(study)
+    plan = entries(study)
+    publish(study, "readout_cost", plan, extra={"10": sheet()}, figures=figures(plan))
+
+
+if __name__ == "__main__":
+    with for_people("readout_cost"):
+        main(tyro.cli(Cost, description=__doc__))
