@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lead_ray import features, figures, geometry, regression, report, shards
+from lead_ray import features, geometry, regression, report, shards
 from lead_ray.artefacts import RunFolder
+from lead_ray.figures import correspondence, curves, faces
 from lead_ray.matching import Matching, match_pairs
 from lead_ray.models import weights
 from lead_ray.report import Page, Section
@@ -86,7 +87,7 @@ def make_page(path: Path, summary: dict[str, Any], runs: dict[str, RunFolder], d
         Section(f"Landmarks from {annotations} annotated faces", content=_landmarks(encoders["stage 2"], train, test,
                 annotations), caption="From the best to the worst of the test faces, evenly spaced. Dots: predicted; "
                 "rings: true; below: error in % of the distance between the eyes."),
-        Section("Losses", content=figures.loss_curves({stage: f.metrics() for stage, f in runs.items()}),
+        Section("Losses", content=curves.loss_curves({stage: f.metrics() for stage, f in runs.items()}),
                 caption="Stage 2's loss cannot fall below the teacher's entropy."),
     ]  # fmt: skip
     lead = (
@@ -109,7 +110,7 @@ def _heat_maps(encoder: nn.Module, test: shards.Images):
     crops, points = _chosen(test, 9)
     blocks = [block.float() for block in features.extract(encoder, crops, cropped=True)]
     shown = [0, 2, 4]
-    return figures.correspondence(
+    return correspondence.heat_maps(
         crops, blocks, 0, points[0, shown], names=[POINTS[i] for i in shown], truth=points[:, shown]
     )
 
@@ -121,7 +122,7 @@ def _arrows(encoder: nn.Module, test: shards.Images):
         test.pixels[index], torch.from_numpy(test.landmarks)[index], encoder, Matching(warper=geometry.still())
     )
     crops = geometry.crop_images(test.pixels[index], margin=features.MARGIN)
-    return figures.matching_arrows(crops[0::2], crops[1::2], matches.source, matches.cl_diff.predicted, matches.diff)
+    return faces.matching_arrows(crops[0::2], crops[1::2], matches.source, matches.cl_diff.predicted, matches.diff)
 
 
 def _landmarks(encoder: nn.Module, train: shards.Images, test: shards.Images, annotations: int):
@@ -133,9 +134,9 @@ def _landmarks(encoder: nn.Module, train: shards.Images, test: shards.Images, an
     predicted = fitted.predict(features.extract(encoder, test.pixels))
     truth = features.normalised_landmarks(test)
     errors = regression.evaluate(predicted, truth).per_image
-    index = figures.spread(errors, 12)
+    index = faces.spread(errors, 12)
     side = test.pixels.shape[2] - 2 * features.MARGIN
     crops = geometry.crop_images(test.pixels[index], margin=features.MARGIN)
     predicted, truth = (geometry.pixels(p[index], height=side, width=side) for p in (predicted, truth))
     labels = ["best", *[""] * (len(index) - 2), "worst"]
-    return figures.landmarks(crops, predicted, truth, errors[index], labels=labels)
+    return faces.landmarks(crops, predicted, truth, errors[index], labels=labels)

@@ -10,8 +10,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch.nn import functional
 
-from lead_ray import figures
 from lead_ray.drawing import PALETTE
+from lead_ray.figures import bars, correspondence, curves, faces
 from lead_ray.tables import Cell, Column, Row, Table
 
 
@@ -43,17 +43,17 @@ def drawn(figure):
 
 def test_spread_by_hand():
     errors = torch.tensor([5.0, 1.0, float("nan"), 3.0, 2.0, 4.0])
-    assert figures.spread(errors, 3).tolist() == [1, 3, 0]
-    assert figures.spread(errors, 5).tolist() == [1, 4, 3, 5, 0]
-    assert figures.spread(errors, 1).tolist() == [3]
+    assert faces.spread(errors, 3).tolist() == [1, 3, 0]
+    assert faces.spread(errors, 5).tolist() == [1, 4, 3, 5, 0]
+    assert faces.spread(errors, 1).tolist() == [3]
     with pytest.raises(ValueError, match=r"count must be in 1\.\.5, the images with an error, got 6"):
-        figures.spread(errors, 6)
+        faces.spread(errors, 6)
 
 
 def test_loss_curves_show_the_history_and_its_bound():
     first = [{"step": step, "loss": 3 / step, "images_per_second": 100.0 + step} for step in (1, 2, 3)]
     second = [{"step": step, "loss": 5.0, "teacher_entropy": 4.0} for step in (10, 20)]
-    figure = figures.loss_curves({"stage 1": first, "stage 2": second})
+    figure = curves.loss_curves({"stage 1": first, "stage 2": second})
     drawn(figure)
     left, right = figure.axes
     assert left.lines[0].get_xydata().tolist() == [[1, 3], [2, 1.5], [3, 1]]
@@ -67,12 +67,12 @@ def test_loss_curves_show_the_history_and_its_bound():
 
 
 def test_loss_curves_show_a_single_entry_and_refuse_none():
-    figure = figures.loss_curves({"stage 1": [{"step": 1, "loss": 2.0}]})
+    figure = curves.loss_curves({"stage 1": [{"step": 1, "loss": 2.0}]})
     drawn(figure)
     assert figure.axes[0].lines[0].get_marker() == "o"
     for empty in ({}, {"stage 1": []}):
         with pytest.raises(ValueError, match="at least one entry"):
-            figures.loss_curves(empty)
+            curves.loss_curves(empty)
 
 
 def hypercolumn_heat(blocks, source, target, point, temperature):
@@ -90,7 +90,7 @@ def test_correspondence_marks_the_most_similar_pixel(generator):
     blocks = [torch.randn(3, 16, side, side, generator=generator).half() for side in (24, 12)]
     points = torch.tensor([[30.0, 40.0], [70.2, 55.9]])
     truth = 96 * torch.rand(3, 2, 2, generator=generator)
-    figure = figures.correspondence(pictures(3, generator), blocks, 1, points, names=["eye", "nose"], truth=truth)
+    figure = correspondence.heat_maps(pictures(3, generator), blocks, 1, points, names=["eye", "nose"], truth=truth)
     drawn(figure)
     panels = numpy.array(figure.axes).reshape(2, 3)
     for row, point in enumerate(points.tolist()):
@@ -109,7 +109,7 @@ def test_correspondence_marks_the_most_similar_pixel(generator):
 
 def test_correspondence_without_truth_has_no_rings(generator):
     blocks = [torch.randn(2, 8, 24, 24, generator=generator)]
-    figure = figures.correspondence(pictures(2, generator), blocks, 0, torch.tensor([[9.0, 9.0]]))
+    figure = correspondence.heat_maps(pictures(2, generator), blocks, 0, torch.tensor([[9.0, 9.0]]))
     assert [marks(panel, "ring") for panel in figure.axes] == [[], []]
 
 
@@ -117,13 +117,13 @@ def test_correspondence_without_truth_has_no_rings(generator):
 def test_correspondence_needs_a_source_and_a_target(generator, count, source):
     blocks = [torch.randn(count, 8, 24, 24, generator=generator)]
     with pytest.raises(ValueError, match=f"source must be in .* got {source}"):
-        figures.correspondence(pictures(count, generator), blocks, source, torch.zeros(1, 2))
+        correspondence.heat_maps(pictures(count, generator), blocks, source, torch.zeros(1, 2))
 
 
 def test_arrows_lead_from_the_source_to_the_prediction(generator):
     starts, ends, truth = (96 * torch.rand(4, 2, 2, generator=generator) for _ in range(3))
     images = pictures(8, generator)
-    figure = figures.matching_arrows(images[:4], images[4:], starts, ends, truth)
+    figure = faces.matching_arrows(images[:4], images[4:], starts, ends, truth)
     drawn(figure)
     assert [panel.axison for panel in figure.axes] == [True] * 4 + [False] * 2
     for k, panel in enumerate(figure.axes[:4]):
@@ -139,7 +139,7 @@ def test_arrows_lead_from_the_source_to_the_prediction(generator):
 
 def test_one_source_may_serve_all_targets(generator):
     start, ends = torch.full((1, 1, 2), 20.0), torch.full((3, 1, 2), 30.0)
-    figure = figures.matching_arrows(pictures(1, generator), pictures(3, generator), start, ends, columns=2)
+    figure = faces.matching_arrows(pictures(1, generator), pictures(3, generator), start, ends, columns=2)
     drawn(figure)
     assert [marks(panel, "dot") for panel in figure.axes] == [[(20.0, 20.0)]] * 3 + [[]]
 
@@ -149,7 +149,7 @@ def test_landmarks_are_rings_dots_and_the_line_between(generator):
     truth[2, 0] = float("nan")
     errors = torch.tensor([1.23, 4.0, 20.0])
     labels = ["best", "", "worst"]
-    figure = figures.landmarks(pictures(3, generator), predicted, truth, errors, labels=labels, columns=2)
+    figure = faces.landmarks(pictures(3, generator), predicted, truth, errors, labels=labels, columns=2)
     drawn(figure)
     for i, panel in enumerate(figure.axes[:2]):
         assert marks(panel, "dot") == [pytest.approx(point) for point in predicted[i].tolist()]
@@ -163,7 +163,7 @@ def test_landmarks_are_rings_dots_and_the_line_between(generator):
 
 def test_pixels_are_shown_as_they_are(generator):
     images = pictures(1, generator)
-    figure = figures.landmarks(images, torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), torch.zeros(1))
+    figure = faces.landmarks(images, torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), torch.zeros(1))
     image = figure.axes[0].images[0]
     assert (image.get_array() == images[0].permute(1, 2, 0).numpy()).all()
     assert image.get_extent() == [-0.5, 95.5, 95.5, -0.5]
@@ -181,7 +181,7 @@ BARS = Table(
 
 
 def test_error_bars_show_means_and_deviations():
-    figure = figures.error_bars(BARS)
+    figure = bars.error_bars(BARS)
     drawn(figure)
     panel = figure.axes[0]
     dots = [line.get_xydata()[0, 0] for line in panel.lines if line.get_marker() == "o"]
@@ -201,7 +201,7 @@ def test_error_bars_show_means_and_deviations():
 
 def test_error_bars_need_a_value():
     with pytest.raises(ValueError, match="column 'other' of 'Errors' has no value to draw"):
-        figures.error_bars(BARS, 1)
+        bars.error_bars(BARS, 1)
 
 
 def test_pyplot_is_never_imported():
@@ -211,9 +211,9 @@ def test_pyplot_is_never_imported():
 def test_fonts_are_large_enough(generator):
     blocks = [torch.randn(2, 8, 24, 24, generator=generator)]
     shown = [
-        figures.error_bars(BARS),
-        figures.loss_curves({"stage 1": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]}),
-        figures.correspondence(pictures(2, generator), blocks, 0, torch.tensor([[9.0, 9.0]]), names=["eye"]),
+        bars.error_bars(BARS),
+        curves.loss_curves({"stage 1": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]}),
+        correspondence.heat_maps(pictures(2, generator), blocks, 0, torch.tensor([[9.0, 9.0]]), names=["eye"]),
     ]
     for figure in shown:
         drawn(figure)

@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from lead_ray import figures, report
+from lead_ray import report
+from lead_ray.figures import curves, faces
 from lead_ray.report import Page, Section
 from lead_ray.tables import Cell, Column, Row, Table
 
@@ -48,11 +49,11 @@ class Parsed(HTMLParser):
 def photograph():
     images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     points = torch.full((2, 1, 2), 40.0)
-    return figures.landmarks(images, points, points + 3, torch.tensor([3.0, 4.0]))
+    return faces.landmarks(images, points, points + 3, torch.tensor([3.0, 4.0]))
 
 
 def curve():
-    return figures.loss_curves({"stage 1": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]})
+    return curves.loss_curves({"stage 1": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]})
 
 
 TABLE = Table("Errors", [Column("matching", "px", "lower")], [Row("a & b", "LEAD", [Cell(1.0, 0.1, 3)])])
