@@ -61,6 +61,32 @@ def apply(images: UInt8[Tensor, "n 3 h w"], parameters: ViewParameters, size: in
     return views
 
 
+def apply_to_all(
+    images: UInt8[Tensor, "n 3 h w"], parameters: ViewParameters, size: int
+) -> Float[Tensor, "n 3 size size"]:
+    """apply() with every operation on every image and the ones that were drawn kept: shapes do not depend on the draw.
+
+    On a GPU, where arithmetic is cheap and launches and transfers are not: it can be compiled to a few kernels.
+    The parameters are on the images' device.
+    """
+
+    def chosen(flag: Tensor) -> Tensor:
+        return flag[:, None, None, None]
+
+    views = crop_resize(images, parameters.box, parameters.flip, size)
+    for place in range(4):
+        number = parameters.order[:, place]
+        result = views
+        for kind, operation in enumerate(COLOUR):
+            changed = operation(views, chosen(parameters.factors[:, kind]))
+            result = torch.where(chosen(parameters.jitter & (number == kind)), changed, result)
+        views = result
+    views = torch.where(chosen(parameters.grey), luminance(views), views)
+    views = gaussian_blur(views, parameters.sigma.clamp_min(1e-3))  # of so little, exactly none
+    inverted = torch.where(views >= 128 / 255, 1 - views, views)
+    return torch.where(chosen(parameters.solarise), inverted, views)
+
+
 def normalise(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     """[0, 1] -> zero mean and unit deviation over CelebA, channels last in memory (PROTOCOLS of DVE and CL)."""
     mean = images.new_tensor(FACE_MEAN)[:, None, None]
@@ -112,9 +138,8 @@ def luminance(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
 
 def colour_jitter(images: Float[Tensor, "n 3 h w"], parameters: ViewParameters) -> None:
     """Brightness, contrast, saturation and hue in each image's own order, in place (torchvision's ColorJitter)."""
-    operations = (_brightness, _contrast, _saturation, _hue)
     for place in range(4):
-        for number, operation in enumerate(operations):
+        for number, operation in enumerate(COLOUR):
             chosen = (parameters.jitter & (parameters.order[:, place] == number)).nonzero()[:, 0]
             if len(chosen):
                 factor = parameters.factors[chosen, number].to(images.device)[:, None, None, None]
@@ -152,6 +177,10 @@ def _hue(images: Tensor, turns: Tensor) -> Tensor:
     offset = images.new_tensor([5.0, 3.0, 1.0])[:, None, None]
     k = (hue[:, None] + offset) % 6
     return high[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp_(0, 1)
+
+
+COLOUR = (_brightness, _contrast, _saturation, _hue)
+"""By their numbers."""
 
 
 def gaussian_blur(images: Float[Tensor, "n 3 s s"], sigma: Float[Tensor, " n"]) -> Float[Tensor, "n 3 s s"]:

@@ -133,11 +133,13 @@ def _block_similarity(source: Tensor, target: Tensor, index: Tensor, cells: int)
     query = weights.flatten(2) @ source.flatten(2).mT
     native = (query @ target.flatten(2)).unflatten(2, target.shape[2:])
     query_square = query.square().sum(-1)[..., None, None]
-    return down @ native @ across.mT, query_square, _resized_square(target, down, across).unsqueeze(1)
+    return down @ native @ across.mT, query_square, resized_square(target, down, across).unsqueeze(1)
 
 
-def _resized_square(block: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Squared norms [b, cells, cells] of the descriptors of a resized block, from native products.
+def resized_square(
+    block: Float[Tensor, "b c h w"], down: Float[Tensor, "rows h"], across: Float[Tensor, "columns w"]
+) -> Float[Tensor, "b rows columns"]:
+    """Squared norms of the descriptors of a block that upsampling() of its sides resizes, from native products.
 
     A resized descriptor mixes four neighbours, so its square holds their ten products: each descriptor with
     itself, with the next in its row, in its column, and across both diagonals.

@@ -87,6 +87,15 @@ def make_optimizer(learner: nn.Module, optim: Optim) -> torch.optim.Optimizer:
     return torch.optim.Adam(trained, betas=(optim.momentum, 0.999), amsgrad=amsgrad, **common)
 
 
+def compiled(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network, or its distributed wrapper, compiled at its first call; parameters and their names are shared.
+
+    On a GPU its kernels are replayed as CUDA graphs, which the fixed shapes of training allow. Save and load the
+    network itself: the compiled one's state dict has other names.
+    """
+    return torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else None)
+
+
 def train_step(
     network: nn.Module, optimizer: torch.optim.Optimizer, views: tuple[Tensor, ...], precision: torch.dtype
 ) -> dict[str, Tensor]:

@@ -168,12 +168,22 @@ class TestGradient:
     def test_half_precision_maps_are_aligned_in_single(self):
         given_ = inputs(2, [(4, 4), (2, 2)], 6, ((4, 4), (4, 4)), 5, 0, dtype=torch.bfloat16)
         single = [[block.float() for block in part] if isinstance(part, list) else part.float() for part in given_]
-        exact = results(blocked_alignment, *single, **COMMON)
-        with torch.autocast("cpu", torch.bfloat16):
-            half = results(blocked_alignment, *given_, **COMMON)
+        exact, half = (results(blocked_alignment, *maps, **COMMON) for maps in (single, given_))
         assert half[0].dtype == torch.float32 and half[2].dtype == torch.bfloat16
         for mine, theirs in zip(half, exact, strict=True):
             torch.testing.assert_close(mine, theirs.to(mine.dtype))
+
+    def test_autocast_takes_quick_products_and_gives_back_the_setting(self):
+        given_ = inputs(2, [(12, 12), (6, 6)], 20, ((12, 12), (12, 12)), 64, 0, dtype=torch.float32)
+        common = COMMON | {"temperature": 0.05, "teacher_temperature": 0.05}
+        exact = results(blocked_alignment, *given_, **common)
+        before = torch.backends.mkldnn.matmul.fp32_precision
+        with torch.autocast("cpu", torch.bfloat16):
+            quick = results(blocked_alignment, *given_, **common)
+        assert torch.backends.mkldnn.matmul.fp32_precision == before
+        for mine, theirs in zip(quick, exact, strict=True):
+            assert mine.dtype == torch.float32
+            assert (mine - theirs).norm() < 0.01 * theirs.norm()
 
 
 class TestMemory:

@@ -1,27 +1,31 @@
 """LEAD's alignment block by block, loss and gradients in one pass: memory grows with the locations, not their square.
 
 The loss is a scalar, so its gradient is known up to a factor as soon as a block's two distributions are: backward
-has nothing to compute again, and nothing of size n x m is kept.
+has nothing to compute again, and nothing of size n x m is kept. On GPUs with Triton, `alignment_triton` does the work.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import ceil
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from lead_ray.models.hypercolumn import Blocks, Normalisation, similarity_factors
+from lead_ray.models.hypercolumn import Blocks, Normalisation, RowwiseSimilarity, similarity_factors
+from lead_ray.objectives import alignment_triton
 
 BLOCK_BYTES = {"cpu": 2**20, "cuda": 2**28}
 """At most of one [rows, m] matrix. Two or three are alive at once: on a CPU about a core's second-level cache (2 MB); a
 GPU wants few large kernels, and takes 200 images of 24 x 24 locations together."""
 GROUP_BYTES = {"cpu": 2**24, "cuda": 2**28}
-"""At most of the [n, m] matrices of the images whose teachers are made ready together, of one if it is larger: small
-images one by one would cost more in calls than in arithmetic."""
+"""At most of the [n, m] matrices of the images that are made ready together, of one if it is larger: small images one
+by one would cost more in calls than in arithmetic."""
 
 
+@torch.compiler.disable  # nothing in it is for a compiler: kernels of its own, or few large calls
 def blocked_alignment(
     blocks_a: Blocks,
     blocks_b: Blocks,
@@ -36,7 +40,8 @@ def blocked_alignment(
     """similarity_alignment() with the teacher that similarity() makes of the blocks, and its teacher_entropy().
 
     Shapes: teacher's blocks at native resolution, finest first; student maps, L2-normalised here, whose grids are
-    those of the compared locations. Computed in single precision at least, under autocast, too.
+    those of the compared locations. In single precision at least; under autocast, products of single precision are
+    multiplied as _quick_products() says, summed in single precision all the same.
     Range: nats. The loss has a gradient with respect to the student maps, not to the blocks, and no second one.
     """
     device, precision = student_a.device.type, torch.promote_types(student_a.dtype, torch.float32)
@@ -45,68 +50,109 @@ def blocked_alignment(
     together = max(1, GROUP_BYTES.get(device, GROUP_BYTES["cuda"]) // (n * m * precision.itemsize))
     rows = (block_bytes or BLOCK_BYTES.get(device, BLOCK_BYTES["cuda"])) // (m * precision.itemsize)
 
-    def groups(blocks: Blocks) -> Iterator[list[Tensor]]:
-        for parts in zip(*(block.split(together) for block in blocks), strict=True):
-            yield [part.to(precision) for part in parts]
+    def teacher(images: slice) -> RowwiseSimilarity:
+        """Logits of a group of images."""
+        parts = ([block[images].to(precision) for block in blocks] for blocks in (blocks_a, blocks_b))
+        return RowwiseSimilarity(
+            *parts, size_a=size_a, size_b=size_b, normalisation=normalisation, factor=1 / teacher_temperature
+        )
 
-    losses, entropies = [], []
+    wanted = torch.is_grad_enabled() and (student_a.requires_grad or student_b.requires_grad)
+    a, b = (student.flatten(2).mT for student in (student_a, student_b))
+    quick = torch.is_autocast_enabled(device)
     with torch.autocast(device, enabled=False):
-        students = (student.split(together) for student in (student_a, student_b))
-        for part_a, part_b, *maps in zip(groups(blocks_a), groups(blocks_b), *students, strict=True):
-            first, second = similarity_factors(
-                part_a, part_b, size_a=size_a, size_b=size_b, normalisation=normalisation
-            )
-            a, b = (part.to(precision).flatten(2).mT for part in maps)
-            wanted = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
-            loss, entropy = _Alignment.apply(a, b, first, second, temperature, teacher_temperature, rows, wanted)
-            losses.append(loss)
-            entropies.append(entropy)
-    count = len(student_a) * n
-    return torch.stack(losses).sum() / count, torch.stack(entropies).sum() / count
+        if alignment_triton.usable(student_a.device, precision):
+            parts = ([block.to(precision) for block in blocks] for blocks in (blocks_a, blocks_b))
+            factors = similarity_factors(*parts, size_a=size_a, size_b=size_b, normalisation=normalisation)
+            units = (F.normalize(each.to(precision), dim=2) for each in (a, b))
+            temperatures = {"temperature": temperature, "teacher_temperature": teacher_temperature}
+            return alignment_triton.fused_alignment(*units, *factors, **temperatures, quick=quick)
+        return _Alignment.apply(a, b, teacher, temperature, precision, together, rows, wanted, quick)
+
+
+@contextmanager
+def _quick_products(kind: str, quick: bool) -> Iterator[None]:
+    """Matrix products of single precision by bf16 factors on a CPU that has them (AMX), by TF32 on a GPU.
+
+    Unit vectors of bf16 factors have cosines within about 2e-4: 0.004 nats of a logit at temperature 0.05.
+    """
+    backend = torch.backends.mkldnn.matmul if kind == "cpu" else torch.backends.cuda.matmul
+    before = backend.fp32_precision
+    if quick:
+        backend.fp32_precision = "bf16" if kind == "cpu" else "tf32"
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before
 
 
 class _Alignment(torch.autograd.Function):
-    """Sums over images and locations, from factors of the teacher's similarities."""
+    """Means over images and locations of the cross-entropy and of the teacher's entropy."""
 
     @staticmethod
     def forward(
         ctx,
         student_a: Float[Tensor, "b n c"],
         student_b: Float[Tensor, "b m c"],
-        first: Float[Tensor, "b n k"],
-        second: Float[Tensor, "b m k"],
+        teacher: Callable[[slice], RowwiseSimilarity],
         temperature: float,
-        teacher_temperature: float,
+        precision: torch.dtype,
+        together: int,
         rows: int,
         wanted: bool,
+        quick: bool,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        (a, length_a), (b, length_b) = _unit(student_a), _unit(student_b)
-        grad_a, grad_b = (torch.empty_like(a), torch.zeros_like(b)) if wanted else (None, None)
+        grads = [torch.empty_like(student) if wanted else None for student in (student_a, student_b)]
         losses, entropies = [], []
-        for block in _blocks(*a.shape[:2], rows):
-            images = block[0]
-            log_p = _log_softmax(first[block], second[images], teacher_temperature)
-            p = log_p.exp()
-            entropies.append(torch.dot(p.flatten(), log_p.flatten()))
-            del log_p  # one matrix less in the cache
-            log_q = _log_softmax(a[block], b[images], temperature)
-            losses.append(torch.dot(p.flatten(), log_q.flatten()))
+        for start in range(0, len(student_a), together):
+            group = slice(start, start + together)
+            similar = teacher(group)
+            (a, length_a), (b, length_b) = (_unit(student[group].to(precision)) for student in (student_a, student_b))
+            grad_b = torch.zeros_like(b) if wanted else None
+            with _quick_products(student_a.device.type, quick):
+                for own in _blocks(*a.shape[:2], rows):
+                    other = b[own[0]]
+                    loss, entropy, excess = _block(similar.rows(*own), a[own], other, temperature, wanted)
+                    losses.append(loss)
+                    entropies.append(entropy)
+                    if wanted:
+                        grad_a = torch.bmm(excess, other)
+                        grads[0][group][own] = _through_unit(grad_a, a[own], length_a[own] * temperature)
+                        grad_b[own[0]].baddbmm_(excess.mT, a[own])
+                        del excess, grad_a  # before the next block's are made
             if wanted:
-                excess = log_q.exp_().sub_(p)
-                grad_a[block] = excess @ b[images]
-                grad_b[images].baddbmm_(excess.mT, a[block])
-        if wanted:
-            grad_a = _through_unit(grad_a, a, length_a * temperature)
-            grad_b = _through_unit(grad_b, b, length_b * temperature)
-        ctx.save_for_backward(grad_a, grad_b)
-        loss, entropy = (-torch.stack(sums).sum() for sums in (losses, entropies))
+                grads[1][group] = _through_unit(grad_b, b, length_b * temperature)
+            del similar, a, b, grad_b  # before the next group's are made
+        ctx.save_for_backward(*grads)
+        ctx.count = student_a.shape[:2].numel()
+        loss, entropy = (torch.stack(sums).sum() / ctx.count for sums in (losses, entropies))
         ctx.mark_non_differentiable(entropy)
         return loss, entropy
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return *(saved * gradient for saved in ctx.saved_tensors), None, None, None, None, None, None
+        return *(saved * (gradient / ctx.count) for saved in ctx.saved_tensors), *[None] * 7
+
+
+def _block(
+    teacher: Tensor, a: Tensor, b: Tensor, temperature: float, wanted: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Sums of cross-entropy and entropy over some rows, and q - p; the teacher's logits are used up."""
+    # Softmax by hand: of torch's, log_softmax and exp together take half as long again.
+    teacher -= teacher.amax(dim=2, keepdim=True)
+    p = teacher.exp()
+    total = p.sum(dim=2, keepdim=True)
+    p /= total
+    entropy = total.log().sum() - torch.dot(p.flatten(), teacher.flatten())
+    del teacher  # one matrix less in the cache
+    nothing = a.new_empty(1)  # what beta = 0 leaves out
+    logits = torch.baddbmm(nothing, a, b.mT, beta=0, alpha=1 / temperature)
+    logits -= logits.amax(dim=2, keepdim=True)
+    expected = torch.dot(p.flatten(), logits.flatten())
+    total = logits.exp_().sum(dim=2, keepdim=True)
+    loss = total.log().sum() - expected
+    return loss, entropy, logits.div_(total).sub_(p) if wanted else None
 
 
 def _blocks(images: int, n: int, rows: int) -> Iterator[tuple[slice, slice]]:
@@ -115,12 +161,7 @@ def _blocks(images: int, n: int, rows: int) -> Iterator[tuple[slice, slice]]:
     height = ceil(n / shares)
     for start in range(0, images, together):
         for top in range(0, n, height):
-            yield slice(start, start + together), slice(top, top + height)
-
-
-def _log_softmax(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    nothing = a.new_empty(1)  # what beta = 0 leaves out
-    return torch.baddbmm(nothing, a, b.mT, beta=0, alpha=1 / temperature).log_softmax(dim=2)
+            yield slice(start, start + together), slice(top, min(top + height, n))
 
 
 def _unit(vectors: Tensor) -> tuple[Tensor, Tensor]:
