@@ -1,0 +1,17 @@
+"""Landmarks of an object category from unlabelled images and a handful of annotations."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lead_ray.landmark_model import LandmarkModel
+
+
+def load(path: Path | str) -> "LandmarkModel":
+    """The landmark model in a folder that `lead-ray fit` wrote.
+
+    Raises: FileNotFoundError if there is none; ValueError if it is damaged.
+    """
+    from lead_ray import landmark_model  # only now: `import lead_ray` must not wait for torch
+
+    return landmark_model.load(path)

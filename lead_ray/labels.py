@@ -62,7 +62,10 @@ class LabelledImage:
     marks: np.ndarray
     """uint8 [K], of Mark."""
     box: tuple[float, float, float, float] | None = None
-    """x, y, width, height in pixels; None: the whole image."""
+    """x, y, width, height in pixels from the image's corner, so that the whole image is 0, 0, width, height; None: the
+    whole image."""
+    confidence: np.ndarray | None = None
+    """float32 [K] in [0, 1], of points that a model placed; None: a person's."""
 
     def __post_init__(self):
         if self.points.shape != (len(self.marks), 2):
@@ -73,6 +76,8 @@ class LabelledImage:
         placed = self.points[self.marks != Mark.MISSING]
         if not np.isfinite(placed).all():
             raise ValueError(f"{self.file}: points that are not missing must be finite numbers")
+        if self.confidence is not None and self.confidence.shape != self.marks.shape:
+            raise ValueError(f"{self.file}: confidence must be [{len(self.marks)}], got {list(self.confidence.shape)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,76 @@
+"""A landmark model from a trained encoder and a few annotated images.
+
+lead-ray fit runs/stage2-... --images photos --labels labels.json --out bird-model
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lead_ray import fitting, formats
+from lead_ray.artefacts import atomic
+from lead_ray.errors import for_people
+from lead_ray.landmark_model import LandmarkModel
+from lead_ray.reliability import figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Fit landmarks to annotated images, measure them, and keep all of it in one folder."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A finished run's folder, or a file of encoder weights."""
+    images: Path
+    """Folder of the images."""
+    labels: Path
+    """Annotations in any of the formats that `lead-ray convert` knows."""
+    out: Path
+    """Folder of the model."""
+    side: int | None = None
+    """Side in pixels of what the network is shown; None: what it was trained for. 128 or 160 tell finer."""
+    box_factor: float = 1.1
+    """Side of what is shown over the longer side of the box, where annotations have boxes."""
+    seed: int = 0
+    """Of which annotated images each member of the ensemble leaves out."""
+
+
+def run(settings: Fit) -> LandmarkModel:
+    """Fit, save with a picture of the reliability, and say what was measured."""
+    labels = formats.read(formats.guess(settings.labels), settings.labels, images=settings.images)
+    choice = {"side": settings.side, "box_factor": settings.box_factor, "seed": settings.seed}
+    model = fitting.fit(settings.run, labels, settings.images, **choice)
+    model.save(settings.out)
+    reliability = model.card.measured.get("reliability")
+    if reliability:
+        with atomic(settings.out / "reliability.png") as temporary:
+            figure(reliability, model.card.confidence).savefig(temporary, format="png", dpi=150)
+    return model
+
+
+def report(model: LandmarkModel) -> str:
+    """The card in a few lines."""
+    card, measured = model.card, model.card.measured
+    lines = [f"{card.schema.category}: {sum(card.placed)} landmarks from {card.trained['images']} annotated images"]
+    if measured["error"] is None:
+        lines.append(measured["why"])
+    else:
+        doubt = f" ± {measured['standard_error']:.1f}" if measured["standard_error"] is not None else ""
+        lines.append(f"error in images not seen: {measured['error']:.1f}{doubt} {measured['unit']} ({measured['how']})")
+        known = {name: error for name, error in measured["by_landmark"].items() if error is not None}
+        worst = max(known, key=known.__getitem__)
+        lines.append(f"hardest: {worst}, {known[worst]:.1f}")
+    return "\n".join([*lines, f"confidence: {card.confidence}"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `lead-ray fit`."""
+    with for_people("fit"):
+        settings = tyro.cli(Fit, args=arguments, prog="lead-ray fit", description=__doc__)
+        print(f"{report(run(settings))}\nsaved in {settings.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""The landmark model: fitted to a few pictures, saved, loaded, asked for points, exported; proposals while annotating."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import lead_ray
+from lead_ray import fit as fit_command
+from lead_ray import fitting, formats, landmark_model, readout
+from lead_ray.data import synthetic
+from lead_ray.data.crops import BadImage
+from lead_ray.export import Export, Network, export
+from lead_ray.labels import LabelledImage, Labels, Schema, palette
+from lead_ray.proposer import Proposer
+from lead_ray.quickstart import CARRIED
+
+NAMES = ("left eye", "right eye", "nose", "left mouth", "right mouth", "hat")
+SCHEMA = Schema(category="face", names=NAMES, colours=palette(6), skeleton=((0, 2), (1, 2)), normaliser=(0, 1))
+COUNT = 16
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """A folder of synthetic faces and its labels; nobody has a hat. The last four are not to learn from."""
+    folder, images = tmp_path_factory.mktemp("faces"), []
+    for place in range(COUNT + 4):
+        face = synthetic.render(seed=5, identity=place, index=0)
+        Image.fromarray(face.pixels).save(folder / f"{place:02d}.png")
+        points = np.concatenate([face.landmarks_5, [[np.nan, np.nan]]]).astype(np.float32)
+        marks = np.array([2] * 5 + [0], np.uint8)
+        images.append(LabelledImage(file=f"{place:02d}.png", size=(178, 218), points=points, marks=marks))
+    return folder, Labels(schema=SCHEMA, images=tuple(images))
+
+
+@pytest.fixture(scope="module")
+def model(faces):
+    folder, labels = faces
+    return fitting.fit(CARRIED, replace(labels, images=labels.images[:COUNT]), folder)
+
+
+@pytest.fixture(scope="module")
+def saved(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "faces"
+    model.save(path)
+    return path
+
+
+def errors(predicted, images) -> np.ndarray:
+    """Distances over that of the eyes, of the five landmarks that are there."""
+    return np.stack(
+        [
+            np.linalg.norm(found.points[:5] - one.points[:5], axis=1) / np.linalg.norm(one.points[0] - one.points[1])
+            for found, one in zip(predicted, images, strict=True)
+        ]
+    )
+
+
+def test_points_are_nearer_than_the_mean_face(faces, model):
+    folder, labels = faces
+    learnt, others = labels.images[:COUNT], labels.images[COUNT:]
+    found = model.predict([folder / one.file for one in others])
+    mean = np.stack([one.points for one in learnt]).mean(0)
+    floor = errors([replace(each, points=mean) for each in found], others)
+    assert errors(found, others).mean() < 0.8 * floor.mean()
+    for each in found:
+        assert each.points.dtype == each.confidence.dtype == np.float32
+        assert np.isnan(each.points[5]).all() and each.confidence[5] == 0  # no hat was annotated
+        assert np.isfinite(each.points[:5]).all() and ((each.confidence >= 0) & (each.confidence <= 1)).all()
+        assert (each.spread[:5] > 0).all()
+
+
+def test_the_card_says_what_the_model_is(saved):
+    card = json.loads((saved / "card.json").read_text())
+    assert card["category"] == "face" and card["schema"]["names"] == list(NAMES)
+    assert card["trained"]["images"] == COUNT and card["trained"]["points"]["hat"] == 0
+    measured = card["measured"]
+    assert measured["unit"] == "% of the distance between left eye and right eye" and measured["images"] == COUNT
+    assert 0 < measured["standard_error"] < measured["error"] < 60
+    assert sum(measured["reliability"]["counts"]) == 5 * COUNT
+    assert "within 10 % of the distance between left eye and right eye" in card["confidence"]
+    assert card["versions"]["torch"]
+
+
+def test_a_saved_model_is_the_same(faces, model, saved):
+    folder, labels = faces
+    paths = [folder / one.file for one in labels.images[COUNT:]]
+    loaded = lead_ray.load(saved)
+    assert loaded.card == model.card
+    for here, there in zip(model.predict(paths), loaded.predict(paths), strict=True):  # half precision on disk
+        np.testing.assert_allclose(there.points, here.points, atol=0.1)
+        np.testing.assert_allclose(there.confidence, here.confidence, atol=0.02)
+    assert sum(file.stat().st_size for file in saved.iterdir()) < 15e6
+
+
+def test_one_image_in_all_its_forms(faces, model, tmp_path):
+    folder, labels = faces
+    path = folder / labels.images[-1].file
+    pil = Image.open(path)
+    array = np.asarray(pil)
+    upright = model.predict([path])[0]
+    forms = {
+        "pil": pil,
+        "text": str(path),
+        "array": array,
+        "sixteen bits": array.astype(np.uint16) * 256 + 77,
+        "floats": array.astype(np.float32) / 255,
+        "alpha": np.dstack([array, np.full(array.shape[:2], 255, np.uint8)]),
+        "tensor": torch.from_numpy(array.copy()).permute(2, 0, 1),
+    }
+    for name, form in forms.items():
+        np.testing.assert_array_equal(model.predict([form])[0].points, upright.points, err_msg=name)
+    turned = pil.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn to the right
+    turned.save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(model.predict([tmp_path / "turned.png"])[0].points, upright.points)
+    pil.convert("CMYK").save(tmp_path / "cmyk.tif")
+    np.testing.assert_allclose(model.predict([tmp_path / "cmyk.tif"])[0].points, upright.points, atol=2, equal_nan=True)
+    grey = model.predict([array[..., 1], torch.from_numpy(array[None, ..., 1].copy()), pil.convert("L")])
+    assert all(np.isfinite(each.points[:5]).all() for each in grey)
+    np.testing.assert_array_equal(grey[0].points, grey[1].points)
+
+
+@settings(max_examples=10)
+@given(left=st.integers(0, 300), top=st.integers(0, 300), factor=st.integers(1, 3))
+def test_a_box_says_where_to_look(model, faces, left, top, factor):
+    """Pasted elsewhere, and larger, an object's landmarks move with it."""
+    folder, labels = faces
+    with Image.open(folder / labels.images[-1].file) as face:
+        canvas = Image.new("RGB", (factor * 178 + left, factor * 218 + top), "gray")
+        canvas.paste(face.resize((factor * 178, factor * 218), Image.Resampling.NEAREST), (left, top))
+        alone = model.predict([face], boxes=[(20.0, 30.0, 140.0, 170.0)])[0]
+    box = (left + factor * 20.0, top + factor * 30.0, factor * 140.0, factor * 170.0)
+    found = model.predict([canvas], boxes=[box])[0]
+    moved = (alone.points + 0.5) * factor - 0.5 + (left, top)
+    # Resampling differs a little where pixels were doubled, and past the edges.
+    np.testing.assert_allclose(found.points, moved, atol=4 * factor)
+
+
+def test_descriptors_are_those_of_the_encoder(model, faces):
+    folder, labels = faces
+    blocks = model.descriptors([folder / one.file for one in labels.images[:3]])
+    assert [tuple(block.shape) for block in blocks] == [(3, 16, 24, 24), (3, 32, 12, 12), (3, 64, 6, 6), (3, 128, 3, 3)]
+
+
+@pytest.mark.parametrize("count", [1, COUNT], ids=["matched", "ensemble"])
+def test_exported_models_say_the_same(count, faces, tmp_path):
+    folder, labels = faces
+    made = fitting.fit(CARRIED, replace(labels, images=labels.images[:count]), folder)
+    made.save(tmp_path / "model")
+    made = lead_ray.load(tmp_path / "model")
+    others = [folder / one.file for one in labels.images[COUNT:]]
+    crops, views = zip(*(landmark_model.framed(path, None, made.card.framing, "") for path in others), strict=True)
+    given_images = np.stack(crops).transpose(0, 3, 1, 2).copy()
+    with torch.no_grad():
+        points, confidence = Network(made).eval()(torch.from_numpy(given_images))
+    for found, at, sure, view in zip(made.predict(others), points.numpy(), confidence.numpy(), views, strict=True):
+        np.testing.assert_allclose(
+            view.frame.to_photograph(at), found.points[:5], atol=0.05
+        )  # it reads float16 features
+        np.testing.assert_allclose(sure, found.confidence[:5], atol=5e-3)
+    for name in ("model.onnx", "model.pt2"):
+        export(Export(model=tmp_path / "model", out=tmp_path / name))
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["lead_ray"])["landmarks"] == list(NAMES[:5])
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    for size in (1, 3):
+        there = session.run(["points", "confidence"], {"images": given_images[:size]})
+        np.testing.assert_allclose(there[0], points[:size], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(there[1], confidence[:size], rtol=0, atol=1e-4)
+        here = program(torch.from_numpy(given_images[:size]))
+        torch.testing.assert_close(here[0], points[:size], rtol=0, atol=1e-4)
+
+
+def test_every_member_is_kept_from_some_images():
+    visible = torch.rand(16, 4, generator=torch.Generator().manual_seed(0)) < 0.7
+    visible[:, 3] = False
+    visible[5, 3] = True  # shown in one image only
+    seen = readout._design(visible, 8, seed=0)
+    assert all(visible[own].any(0).all() for own in seen)
+    left = (~seen).sum(1)
+    assert ((left >= 5) & (left <= 6)).all()  # three of eight, but for the image that all need
+    assert (~seen).sum(0).tolist().count(3) == 15 and seen[:, 5].all()
+
+
+def test_proposals_from_one_image_on(faces):
+    folder, labels = faces
+    proposer = Proposer(CARRIED)
+    with pytest.raises(ValueError, match="annotate an image"):
+        proposer.propose([])
+    for one in labels.images:
+        with Image.open(folder / one.file) as picture:
+            proposer.add(one.file, picture.convert("RGB"))
+    others = labels.images[COUNT:]
+    names = [one.file for one in others]
+    means = []
+    for count in (1, 3, COUNT):
+        proposer.fit(replace(labels, images=labels.images[:count]))
+        found = proposer.propose(names)
+        means.append(errors(found, others).mean())
+        assert all(np.isnan(each.points[5]).all() for each in found)
+        held_out = proposer.held_out_error()
+        assert (held_out is None) == (count == 1)
+    assert means[2] < means[0]
+    assert held_out.images == COUNT and 0 < held_out.error < 60
+    vectors = proposer.embeddings(names)
+    assert vectors.shape == (4, 240)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    proposer.forget(names[0])
+    assert names[0] not in proposer and names[1] in proposer
+    proposer.fit(Labels(schema=SCHEMA))
+    with pytest.raises(ValueError, match="annotate an image"):
+        proposer.propose(names[1:])
+
+
+def test_a_proposal_of_the_annotated_image_is_its_annotation(faces):
+    """One image, matched with itself: what is most like a landmark's descriptor is there."""
+    folder, labels = faces
+    proposer = Proposer(CARRIED)
+    with Image.open(folder / labels.images[0].file) as picture:
+        proposer.add("a", picture.convert("RGB"))
+        proposer.add("a", picture.rotate(180).convert("RGB"))  # it is there already
+    proposer.fit(Labels(schema=SCHEMA, images=(replace(labels.images[0], file="a"),)))
+    assert errors(proposer.propose(["a"]), labels.images[:1]).max() < 0.4
+
+
+def test_few_annotations_say_so(faces, unchecked):
+    folder, labels = faces
+    for count in (1, 2):
+        made = fitting.fit(CARRIED, replace(labels, images=labels.images[:count]), folder)
+        assert made.card.measured["error"] is None and made.card.calibration is None
+        assert made.card.confidence.endswith("not calibrated: too few annotated images")
+        assert "3 annotated images on" in fit_command.report(made)
+    with pytest.raises(ValueError, match="no image has a landmark"):
+        fitting.fit(CARRIED, Labels(schema=SCHEMA), folder)
+    wrong = replace(labels.images[0], size=(218, 178))
+    with pytest.raises(ValueError, match=r"00\.png: is 178x218 pixels as shown, its labels say 218x178"):
+        fitting.fit(CARRIED, Labels(schema=SCHEMA, images=(wrong,)), folder)
+
+
+def test_fit_from_the_command_line(faces, tmp_path, capsys):
+    folder, labels = faces
+    formats.write("coco", replace(labels, images=labels.images[:6]), tmp_path / "labels.json")
+    arguments = ["--images", str(folder), "--labels", str(tmp_path / "labels.json"), "--out", str(tmp_path / "model")]
+    fit_command.main([str(CARRIED), *arguments])
+    said = capsys.readouterr().out
+    assert "face: 5 landmarks from 6 annotated images" in said and "error in images not seen" in said
+    assert (tmp_path / "model" / "reliability.png").stat().st_size > 1000
+    assert lead_ray.load(tmp_path / "model").card.schema == SCHEMA
+    with pytest.raises(SystemExit, match=r"lead-ray fit: no labels at .*none\.json"):
+        fit_command.main([str(CARRIED), *arguments[:3], str(tmp_path / "none.json"), *arguments[4:]])
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((2, 2, 5), np.uint8), r"image 0: an array must be .* got \[2, 2, 5\]"),
+        (np.full((4, 4), 2.0), r"floating-point in \[0, 1\], got float64 from 2.0 to 2.0"),
+        (torch.zeros(4, 4, 3), r"a tensor must be \[3, h, w\]"),
+        ("nowhere.png", r"nowhere\.png: is listed but the file is missing"),
+    ],
+)
+def test_images_that_cannot_be_used(image, message, model):
+    with pytest.raises(BadImage, match=message):
+        model.predict([image])
+
+
+def test_wrong_calls(model, saved, tmp_path, unchecked):
+    with pytest.raises(ValueError, match="images must be a list, got one str"):
+        model.predict("a.png")
+    with pytest.raises(ValueError, match="boxes must be as many as the 2 images, got 1"):
+        model.predict(["a.png", "b.png"], boxes=[None])
+    with pytest.raises(FileNotFoundError, match="lead-ray fit RUN"):
+        lead_ray.load(tmp_path)
+    for name, text, message in (
+        ("card.json", '{"format_version": 99}', "newer version of lead_ray"),
+        ("card.json", '{"format_version": 1}', "is not a whole landmark model"),
+        ("readout.safetensors", "", "is not a whole landmark model"),
+    ):
+        broken = tmp_path / f"{name}{len(text)}"
+        broken.mkdir()
+        for file in saved.iterdir():
+            (broken / file.name).write_bytes(text.encode() if file.name == name else file.read_bytes())
+        with pytest.raises(ValueError, match=message):
+            lead_ray.load(broken)
