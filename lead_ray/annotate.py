@@ -1,0 +1,121 @@
+"""A page in the browser on which a person clicks the landmarks of a few images that the program chooses.
+
+lead-ray annotate --images photos --model runs/stage2-lead-0123abcd
+lead-ray annotate --images photos                                      # without proposals, before there is a model
+
+The points of the category are named on the page. Every click is on the disk before the page calls it saved. Labels and
+everything else are kept in the project's folder; the same command goes on where it was left.
+"""
+
+import socket
+import webbrowser
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import tyro
+from aiohttp import web
+
+from lead_ray.annotating.curve import Curve
+from lead_ray.annotating.desk import Desk
+from lead_ray.annotating.embeddings import Embeddings
+from lead_ray.annotating.engine import Engine
+from lead_ray.annotating.hub import Hub
+from lead_ray.annotating.offers import Offers
+from lead_ray.annotating.project import Project, held
+from lead_ray.annotating.server import application
+from lead_ray.errors import for_people
+
+PORTS = range(7878, 7898)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotate:
+    """What is annotated, with whose help."""
+
+    images: Path
+    """Folder that is searched with everything below it for jpg, jpeg, png, webp, bmp, tif and tiff files."""
+    model: Path | None = None
+    """A finished run's folder, or a file of encoder weights, that proposes points; if not given, what the project was
+    last opened with."""
+    project: Path | None = None
+    """Folder that receives the labels; if not given, landmarks-NAME here, with NAME that of the folder of images."""
+    port: int | None = None
+    """Of 127.0.0.1; if not given, the first that is free from 7878 on."""
+    browser: bool = False
+    """Open the page in this machine's browser."""
+
+    @property
+    def folder(self) -> Path:
+        return self.project or Path(f"landmarks-{self.images.resolve().name}")
+
+
+def serve(settings: Annotate) -> None:
+    """Serve the page until Ctrl-C.
+
+    Raises: FileNotFoundError, ValueError as Project(), or if the model is none; OSError if the port is taken.
+    """
+    with held(settings.folder), _listening(settings.port) as listening, ExitStack() as ending:
+        model = None if settings.model is None else str(settings.model.resolve())
+        project = Project(settings.folder, settings.images, model=model)
+        ending.callback(project.close)
+        hub = Hub()
+        embeddings = Embeddings(settings.folder / "features" / (_mark(project.model) if project.model else "none"))
+        offers, curve = Offers(project, embeddings), Curve(settings.folder / "curve.json")
+        engine = None
+        if project.model:
+            engine = Engine(project, partial(_proposer, project.model), embeddings, offers, curve, hub.publish)
+            engine.start()
+            ending.callback(engine.join, timeout=10)
+            ending.callback(engine.stop)
+        secret = project.secret()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}/{secret}/"
+        print(f"{len(project.pictures.names):,} images in {settings.images}, labels go to {settings.folder}\n")
+        print(f"  {address}\n\nOpen it in a browser of this machine. Every click is saved at once; Ctrl-C ends.")
+        if settings.browser:
+            webbrowser.open(address)
+        app = application(Desk(project, offers, curve, hub, engine), hub, secret)
+        web.run_app(app, sock=listening, print=None, access_log=None, shutdown_timeout=1.0)
+
+
+# What follows imports torch, which takes seconds: not before it is needed.
+
+
+def _mark(model: str) -> str:
+    """What tells this model's features from another's."""
+    from lead_ray.models import weights
+
+    weights.read_card(model)  # says what is wrong with it before a page is open
+    return weights.fingerprint(model)[:8]
+
+
+def _proposer(model: str):
+    from lead_ray.proposer import Proposer
+
+    return Proposer(model)
+
+
+def _listening(port: int | None) -> socket.socket:
+    """A socket on loopback. Raises: OSError if the port, or every one of PORTS, is taken."""
+    for candidate in PORTS if port is None else [port]:
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("127.0.0.1", candidate))
+            listening.listen()
+        except OSError as error:
+            listening.close()
+            refused = error
+            continue
+        return listening
+    raise OSError(f"port {candidate} of 127.0.0.1 cannot be had ({refused.strerror}): name another with --port")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    with for_people("annotate"):
+        serve(tyro.cli(Annotate, args=arguments, description=__doc__))
+
+
+if __name__ == "__main__":
+    main()
