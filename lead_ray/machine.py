@@ -6,6 +6,7 @@ import platform
 import subprocess
 from contextlib import suppress
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from typing import Any
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed, for kernels on GPUs, and LEAD_RAY_TRITON=0 in the environment does not forbid it."""
+    return os.environ.get("LEAD_RAY_TRITON", "1") != "0" and find_spec("triton") is not None
 
 
 def keep_freed_memory() -> None:
