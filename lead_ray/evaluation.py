@@ -79,8 +79,9 @@ class Evaluate:
     are skipped, and counted. 15 landmarks are a bird's: without eyes regression gives percentages of correct points."""
     readout: ReadOut = "ours"
     """How landmarks are read out. ours: as `regression` says. paper: CL's, its stop on MAFL (120 epochs).
-    paper-limited: CL's for a few images in warped copies (1,000 epochs). Of `regression` these two take the
-    grid, `epochs` if above 0, and paper the `epoch_steps`."""
+    paper-limited: CL's for a few images in warped copies (1,000 epochs). sce-mae: paper with a block of convolutions in
+    place of one, as SCE-MAE has it: its errors are not comparable with the others', and the result says so. Of
+    `regression` these take the grid, the precision, `epochs` if above 0, and but for paper-limited `epoch_steps`."""
     regression: RegressionSettings = field(default_factory=RegressionSettings)
     matching: Matching = field(default_factory=Matching)
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -95,7 +95,7 @@ def fit_ensemble(
 ) -> list[Fitted]:
     """Regressors of bootstrap resamples of the annotated images, trained together; see ensemble.agreement().
 
-    The closed form chooses its shrinkage once, on all images; so eight members cost about two regressors.
+    The closed form chooses its shrinkage once, on all images; so eight members cost about three regressors.
 
     Raises: ValueError if members < 1, and as fit().
     """

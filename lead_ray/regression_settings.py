@@ -33,7 +33,7 @@ class RegressionSettings:
     """Runs of images that judge each other when the start chooses its regularisation; see detectors.py."""
     shrinkage: float | None = None
     """The detectors' regularisation, added to the diagonal of the features' correlations; None: the best of 0.3, 1, 3.
-    Given, it makes the closed form some three times faster."""
+    Given, it is not searched for, which is most of the time."""
     head: Literal["linear", "convolutions"] = "linear"
     """What makes the response maps. linear: one 1x1 convolution (DVE, CL, LEAD). convolutions: a block of two, with a
     random start; see convolution_head.py."""

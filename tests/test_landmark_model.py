@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -19,8 +20,8 @@ from lead_ray.data.crops import BadImage
 from lead_ray.export import Export, Network, export
 from lead_ray.labels import LabelledImage, Labels, Schema, palette
 from lead_ray.proposer import Proposer
-from lead_ray.quickstart import CARRIED
 
+CARRIED = Path(lead_ray.__file__).parent / "models" / "synthetic-faces.safetensors"
 NAMES = ("left eye", "right eye", "nose", "left mouth", "right mouth", "hat")
 SCHEMA = Schema(category="face", names=NAMES, colours=palette(6), skeleton=((0, 2), (1, 2)), normaliser=(0, 1))
 COUNT = 16

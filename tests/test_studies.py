@@ -4,7 +4,6 @@ import csv
 import importlib
 import io
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lead_ray.data.synthetic import Synthetic
+from lead_ray.machine import cores
 from lead_ray.models import weights
 from lead_ray.models.trunk import TrunkSettings
 from lead_ray.prepare import prepare
@@ -70,7 +70,8 @@ def faces(tmp_path_factory) -> Path:
 def small(*arguments: object) -> subprocess.CompletedProcess:
     """Run two small studies to their end, whatever that is."""
     command = [sys.executable, Path(__file__).with_name("small_studies.py"), *arguments]
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    # As many threads as a Ray Train worker takes: sums in another order grow to other numbers within a few steps.
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": str(cores())}
     environment.pop("RAY_ADDRESS", None)
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
 
@@ -111,18 +112,10 @@ def test_a_killed_driver_goes_on_and_the_tables_come_out_the_same(faces, undistu
 
 @pytest.mark.slow
 def test_on_ray_a_killed_trial_and_a_killed_driver(faces, undisturbed, tmp_path):
-    """The trial is tried again by the study, the study by the same command. Threads add in another order."""
+    """The trial is tried again by the study, the study by the same command; the tables are those of one process."""
     killed = small(faces, tmp_path, 1, "trial", "driver")
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     again = small(faces, tmp_path, 1, "trial", "driver")
     assert again.returncode == 0, again.stderr[-2000:]
     assert (tmp_path / "killed-trial").exists() and (tmp_path / "killed-driver").exists()
-    for name, rows in tables(tmp_path).items():
-        for row, expected in zip(rows, tables(undisturbed)[name], strict=True):
-            numbers = [(float(x), float(y)) for x, y in zip(row, expected, strict=True) if _number(x) and _number(y)]
-            assert [_number(x) for x in row] == [_number(y) for y in expected]
-            assert [x for x, _ in numbers[:1]] == pytest.approx([y for _, y in numbers[:1]], rel=0.05)
-
-
-def _number(text: str) -> bool:
-    return bool(re.fullmatch(r"-?[0-9.]+(e-?[0-9]+)?", text))
+    assert tables(tmp_path) == tables(undisturbed)

@@ -153,10 +153,10 @@ def one_by_one(image: torch.Tensor, parameters: views.ViewParameters, size: int)
     return view, undecided
 
 
-@pytest.fixture(params=[augment, augment_cpu], ids=["torch", "cpu"])
+@pytest.fixture(params=[augment.apply, augment.apply_to_all, augment_cpu.apply], ids=["torch", "gpu", "cpu"])
 def apply(request):
-    """Both ways of applying the same numbers."""
-    return request.param.apply
+    """All ways of applying the same numbers."""
+    return request.param
 
 
 class TestApply:
@@ -248,6 +248,23 @@ class TestOnCpu:
         fast = two()
         monkeypatch.setattr(views, "augment_cpu", None)
         close(two(), fast, 3e-5)
+
+
+class TestOnGpu:
+    """What runs there, on a CPU."""
+
+    def test_renders_what_a_cpu_does(self):
+        images = random_bytes(12, 50, 60)
+        parameters = views.draw(NO_SOLARISE, 12, (50, 60), 0, generator())
+        close(views.whole_view(images, parameters, 32), views.render(images, parameters, 32), 2e-4)
+
+    @pytest.mark.slow
+    def test_compiled_it_is_the_same(self):
+        images = random_bytes(12, 50, 60)
+        compiled = torch.compile(views.whole_view, dynamic=False)
+        for seed in (0, 1):
+            parameters = views.draw(NO_SOLARISE, 12, (50, 60), 1, generator(seed))
+            close(compiled(images, parameters, 32), views.whole_view(images, parameters, 32), 2e-4)
 
 
 class TestCropBoxes:

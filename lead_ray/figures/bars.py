@@ -37,7 +37,7 @@ def error_bars(table: Table, column: int = 0) -> Figure:
     Raises: ValueError if the column has no value.
     """
     head = table.columns[column]
-    groups = [(name, [row for row in rows if row.values[column]]) for name, rows in table.groups]
+    groups = [(name, [row for row in rows if row.cell(column)]) for name, rows in table.groups]
     groups = [(name, rows) for name, rows in groups if rows]
     if not groups:
         raise ValueError(f"column {head.name!r} of {table.title!r} has no value to draw")
@@ -50,7 +50,7 @@ def error_bars(table: Table, column: int = 0) -> Figure:
             ticks.append((place, group, colour, "bold"))
             place += 1
         for row in rows:
-            cell = row.values[column]
+            cell = row.cell(column)
             text = f"{cell.mean:.{head.digits}f}"
             panel.plot([0, cell.mean], [place, place], color=draw.FAINT, linewidth=1, zorder=1)
             style = {"color": colour, "markersize": 6.5, "linewidth": 1.8}

@@ -74,6 +74,8 @@ class Stage2(Bench):
     trunk: TrunkSettings = field(default_factory=TrunkSettings)
     objective: AlignSettings = field(default_factory=AlignSettings)
     loss_only: bool = False
+    compile: bool = False
+    """Measure the compiled network, too."""
     rounds: int = 5
 
     def run(self) -> list[Measured]:
@@ -87,6 +89,8 @@ class Stage2(Bench):
                 for precision in sorted(precisions, key=lambda precision: -precision.itemsize)
                 for kind in (NaiveAlign, Align)
             ]
+            if self.compile:
+                candidates.append(self.step(Align, min(precisions, key=lambda kind: kind.itemsize), device, True))
             what = "step"
         found = compare(candidates, images=self.batch, rounds=self.rounds, device=device)
         title = (
@@ -95,16 +99,21 @@ class Stage2(Bench):
         report(title, found, self.out, self)
         return found
 
-    def step(self, kind: type[nn.Module], precision: torch.dtype, device: torch.device) -> Candidate:
+    def step(
+        self, kind: type[nn.Module], precision: torch.dtype, device: torch.device, compiled: bool = False
+    ) -> Candidate:
         torch.manual_seed(0)
         learner = kind(Trunk(self.trunk), self.objective).to(device, memory_format=torch.channels_last).train()
+        network = train.compiled(learner, device) if compiled else learner
         optimizer = train.make_optimizer(learner, Optim())
         coarse = torch.randn(self.batch, 3, self.size // 8, self.size // 8, generator=torch.Generator().manual_seed(0))
         view = F.interpolate(coarse, size=self.size, mode="bicubic").to(device, memory_format=torch.channels_last)
         views = view, view.roll(4, dims=3)
         name = f"{'lead_ray' if kind is Align else 'naive'}, {'bf16' if precision == torch.bfloat16 else 'fp32'}"
         return Candidate(
-            name=name, call=lambda: train.train_step(learner, optimizer, views, precision), precision=precision
+            name=name + ", compiled" * compiled,
+            call=lambda: train.train_step(network, optimizer, views, precision),
+            precision=None if compiled else precision,  # torch does not count the operations of what it has compiled
         )
 
     def losses(self, device: torch.device) -> list[Candidate]:

@@ -72,12 +72,12 @@ class Views(Bench):
                 augment.normalise(augment.apply(images, drawn, self.views.size))
 
         candidates.append(Candidate(name="lead_ray, torch alone", call=batched))
-        if device.type == "cpu" and views.augment_cpu is not None:
+        if device.type != "cpu" or views.augment_cpu is not None:
 
             def fast() -> None:
                 views.two_views(images, images, self.views, total=self.batch, rows=rows, generator=generator)
 
-            candidates.append(Candidate(name="lead_ray", call=fast, traced=False))
+            candidates.append(Candidate(name="lead_ray", call=fast, traced=device.type != "cpu"))
         found = compare(candidates, images=self.batch, rounds=self.rounds, device=device)
         report(f"two {self.views.size} px views of an image", found, self.out, self)
         return found
@@ -92,6 +92,8 @@ class Step(Bench):
     views: ViewSettings = field(default_factory=ViewSettings)
     objective: ByolSettings = field(default_factory=ByolSettings)
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-3, steps=1))
+    compile: bool = False
+    """Measure the compiled network, too."""
     rounds: int = 3
 
     def run(self) -> list[Measured]:
@@ -103,7 +105,8 @@ class Step(Bench):
         precisions = [torch.float32]
         if train.resolve_precision("auto", device) == torch.bfloat16:
             precisions.append(torch.bfloat16)
-        candidates += [self.ours(images, device, precision) for precision in precisions]
+        ways = (False, True) if self.compile else (False,)
+        candidates += [self.ours(images, device, precision, way) for way in ways for precision in precisions]
         found = compare(candidates, images=self.batch, rounds=self.rounds, device=device)
         report(f"BYOL, ResNet-{self.depth}, {self.views.size} px, batch {self.batch}", found, self.out, self)
         return found
@@ -123,9 +126,10 @@ class Step(Bench):
         name = "lightly, fp32" + ", channels last" * channels_last
         return Candidate(name=name, call=lambda: step(*transform(pil)), precision=torch.float32)
 
-    def ours(self, images: Tensor, device: torch.device, precision: torch.dtype) -> Candidate:
+    def ours(self, images: Tensor, device: torch.device, precision: torch.dtype, compiled: bool) -> Candidate:
         learner = Byol(Trunk(TrunkSettings(depth=self.depth)), self.objective)
         learner = learner.to(device, memory_format=torch.channels_last).train()
+        network = train.compiled(learner, device) if compiled else learner
         optimizer = train.make_optimizer(learner, self.optim)
         for group in optimizer.param_groups:
             group["lr"] = self.optim.lr
@@ -133,9 +137,9 @@ class Step(Bench):
 
         def call() -> None:
             two = views.two_views(images, images, self.views, total=self.batch, rows=rows, generator=generator)
-            train.train_step(learner, optimizer, two, precision)
+            train.train_step(network, optimizer, two, precision)
             learner.after_step(0.5)
 
-        return Candidate(
-            name=f"lead_ray, {'bf16' if precision == torch.bfloat16 else 'fp32'}", call=call, precision=precision
-        )
+        name = f"lead_ray, {'bf16' if precision == torch.bfloat16 else 'fp32'}" + ", compiled" * compiled
+        # Torch does not count the operations of what it has compiled.
+        return Candidate(name=name, call=call, precision=None if compiled else precision)

@@ -49,6 +49,12 @@ for (const [id, action] of Object.entries({
   $(id).addEventListener("click", action);
 }
 
+// After a click on a button keys belong to the image again: Enter must not press the button once more.
+addEventListener("click", (event) => {
+  const inDialog = event.composedPath().some((node) => node.tagName === "DIALOG");
+  if (event.detail > 0 && !inDialog) document.activeElement?.blur();
+});
+
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.id !== "schema-dialog" && dialog.close());
 }
