@@ -23,13 +23,16 @@ class Annotations(Study):
 
     column: str = "AFLW_M"
     """The data set, by the paper's name."""
+    dims: tuple[int, ...] | None = None
+    """Channels of CL's and LEAD's maps, in place of the preset's."""
 
 
 def entries(study: Annotations) -> list[Entry]:
     """One measurement an encoder: all numbers of annotations and all repeats are fitted together."""
     preset, found = study.chosen(), []
+    widths = (*(study.dims or preset.dims), None)
     for seed in study.network_seeds:
-        for method, dims in (("DVE", (64,)), ("CL", (*preset.dims, None)), ("LEAD", (*preset.dims, None))):
+        for method, dims in (("DVE", (64,)), ("CL", widths), ("LEAD", widths)):
             for dim in dims:
                 measured = preset.limited(preset.system(method, dim, seed), study.column)
                 row = f"{method}, {dim or 'hypercolumn'}"
