@@ -106,7 +106,7 @@ def _logs(hints: Hints, radius: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0, -logits))
+    return (1 + np.tanh(logits / 2)) / 2  # overflows nowhere, and NaN, a landmark placed nowhere, stays NaN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,12 @@ class Reliability:
     """Expected calibration error: mean distance of the two, weighed by the counts."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"said": self.said, "found": self.found, "counts": self.counts, "expected_error": self.error}
+        return {
+            "said": list(self.said),
+            "found": list(self.found),
+            "counts": list(self.counts),
+            "expected_error": self.error,
+        }
 
 
 def reliability(probability: Float[np.ndarray, " m"], near: Bool[np.ndarray, " m"], *, bins: int = 10) -> Reliability:

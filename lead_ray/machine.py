@@ -4,7 +4,8 @@ import ctypes
 import os
 import platform
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,14 +34,19 @@ def keep_freed_memory() -> None:
         allocator(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
-def flush_denormals() -> None:
-    """Round numbers below 1e-38 to 0 in this process from here on.
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Round numbers below 1e-38 to 0 in this thread for a while.
 
     A softmax of DVE's is full of them, and its matrix products took ten times as long on a CPU.
     """
     import torch
 
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def environment() -> dict[str, Any]:

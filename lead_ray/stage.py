@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lead_ray import feed, sampling, shards, train, views
 from lead_ray.artefacts import RunFolder, atomic, plain
-from lead_ray.machine import flush_denormals, keep_freed_memory
+from lead_ray.machine import denormals_flushed, keep_freed_memory
 from lead_ray.models import weights
 from lead_ray.models.batchnorm import synchronise
 from lead_ray.sampling import Sampling
@@ -184,9 +184,15 @@ def work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) -
 
     Rank 0 writes metrics, checkpoints, weights and the result; all workers compute the same.
     """
-    if worker.device.type == "cpu":
-        keep_freed_memory()
-        flush_denormals()
+    if worker.device.type != "cpu":
+        yield from _work(stage, folder, images, worker)
+        return
+    keep_freed_memory()
+    with denormals_flushed():
+        yield from _work(stage, folder, images, worker)
+
+
+def _work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) -> Iterator[dict[str, int | float]]:
     torch.manual_seed(sampling.generator(stage.seed, sampling.WEIGHTS).initial_seed())
     learner = stage.build()
     if stage.sync_batchnorm:

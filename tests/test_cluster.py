@@ -8,6 +8,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import sys
 from itertools import takewhile
 from pathlib import Path
 
@@ -253,5 +254,6 @@ def test_commands_that_the_files_submit_are_understood():
 
 @pytest.mark.parametrize("script", ["cluster/slurm.sh", ".ci/run"])
 def test_shellcheck(script):
-    run = subprocess.run(["shellcheck", str(ROOT / script)], capture_output=True, text=True)
+    shellcheck = Path(sys.executable).with_name("shellcheck")  # tests may run without the environment's bin on PATH
+    run = subprocess.run([shellcheck, str(ROOT / script)], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout

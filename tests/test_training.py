@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lead_ray import train
+from lead_ray.machine import denormals_flushed
 from lead_ray.train import Optim, Schedule
 
 CPU = torch.device("cpu")
@@ -162,3 +163,11 @@ class TestTrain:
         assert train.resolve_precision("fp32", CPU) == torch.float32
         assert train.resolve_precision("bf16", CPU) == torch.bfloat16
         assert train.resolve_precision("auto", CPU) in (torch.float32, torch.bfloat16)
+
+
+def test_denormals_are_flushed_for_a_while():
+    tiny = torch.full((16,), 1e-39)
+    with pytest.raises(KeyError), denormals_flushed():
+        assert (tiny * 0.5 == 0).all()
+        raise KeyError
+    assert (tiny * 0.5 > 0).all()
