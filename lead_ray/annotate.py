@@ -72,7 +72,10 @@ def serve(settings: Annotate) -> None:
         secret = project.secret()
         address = f"http://127.0.0.1:{listening.getsockname()[1]}/{secret}/"
         print(f"{len(project.pictures.names):,} images in {settings.images}, labels go to {settings.folder}\n")
-        print(f"  {address}\n\nOpen it in a browser of this machine. Every click is saved at once; Ctrl-C ends.")
+        print(
+            f"  {address}\n\nOpen it in a browser of this machine. Every click is saved at once; Ctrl-C ends.",
+            flush=True,
+        )
         if settings.browser:
             webbrowser.open(address)
         app = application(Desk(project, offers, curve, hub, engine), hub, secret)

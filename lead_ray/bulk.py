@@ -117,21 +117,22 @@ class PartWriter:
 def predict_some(model: LandmarkModel, root: Path, items: Sequence[Item]) -> list[dict]:
     """What a part holds of each image: own.image_to_json(), or {"file", "error"} of one that cannot be used."""
     lines: dict[int, dict] = {}
-    pictures, sound = [], []
+    sound, sizes, crops, views = [], [], [], []
     for place, item in enumerate(items):
         try:
-            pictures.append(landmark_model.upright(root / item.file))
-            model.card.framing.frame(pictures[-1].size, item.box)
-            sound.append(place)
+            picture = landmark_model.upright(root / item.file)
+            crop, view = landmark_model.framed(picture, item.box, model.card.framing)
         except BadImage as error:
-            del pictures[len(sound) :]
             lines[place] = {"file": item.file, "error": str(error)}
-    found = model.predict(pictures, [items[place].box for place in sound])
-    for place, picture, prediction in zip(sound, pictures, found, strict=True):
+            continue
+        for kept, value in ((sound, place), (sizes, picture.size), (crops, crop), (views, view)):
+            kept.append(value)
+    found = model.predict_framed(crops, views) if crops else []
+    for place, size, prediction in zip(sound, sizes, found, strict=True):
         missing = ~np.isfinite(prediction.points).all(1)
         image = LabelledImage(
             file=items[place].file,
-            size=picture.size,
+            size=size,
             points=prediction.points,
             marks=np.where(missing, Mark.MISSING, Mark.VISIBLE).astype(np.uint8),
             box=items[place].box,

@@ -6,7 +6,7 @@ own. It sees neighbouring cells and learns far more numbers than one 1x1 convolu
 features, and belong in no table with those of the other.
 
 Nothing of it commutes with upsampling. Blocks are resized to the finest one, convolved there, and the maps resized to
-the grid. Meant for compact maps; from 3840 channels a step costs sixty times as much.
+the grid. Meant for compact maps: the products of the first convolution grow with the channels, sixty times at 3840.
 """
 
 import math

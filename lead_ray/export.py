@@ -115,7 +115,8 @@ def export(settings: Export) -> None:
     network = Network(landmark_model.load(settings.model)).eval()
     example = torch.zeros(2, 3, network.side, network.side, dtype=torch.uint8)
     dynamic = {"images": {0: torch.export.Dim("batch", min=1)}}
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters', about themselves
         if settings.out.suffix == ".pt2":
             program = torch.export.export(network, (example,), dynamic_shapes=dynamic)
             with atomic(settings.out) as temporary, temporary.open("wb") as file:
@@ -124,11 +125,7 @@ def export(settings: Export) -> None:
         if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
             raise ValueError(f"ONNX needs {' and '.join(missing)}: pip install 'lead-ray[export]'")
         named = {"input_names": ["images"], "output_names": ["points", "confidence"]}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's, about itself
-            program = torch.onnx.export(
-                network, (example,), dynamo=True, dynamic_shapes=dynamic, verbose=False, **named
-            )
+        program = torch.onnx.export(network, (example,), dynamo=True, dynamic_shapes=dynamic, verbose=False, **named)
     program.model.metadata_props["lead_ray"] = json.dumps(_metadata(landmark_model.load(settings.model), network))
     with atomic(settings.out) as temporary:
         program.save(temporary, external_data=False)

@@ -54,6 +54,8 @@ def fit(
     blocks, views = _encoded(network, annotated, Path(images), framing)
     truth = truths(annotated, views)
     placed = truth.visible.any(0)
+    if labels.schema.normaliser is not None and not placed[list(labels.schema.normaliser)].all():
+        raise ValueError(f"errors are measured in % of {scale.words}, and one of the two is annotated nowhere")
     points, visible = torch.from_numpy(truth.points[:, placed]), torch.from_numpy(truth.visible[:, placed])
     if len(annotated) == 1:
         found: readout.Readout = readout.fit_matcher(blocks, points, visible)
@@ -137,13 +139,17 @@ def _encoded(
 ) -> tuple[list[Tensor], list[View]]:
     crops, views = [], []
     for image in annotated:
-        picture = upright(folder / image.file)
-        if picture.size != image.size:
-            raise BadImage(
-                f"{image.file}: is {picture.size[0]}x{picture.size[1]} pixels as shown, its labels say "
-                f"{image.size[0]}x{image.size[1]}; were they made with another copy, or before it was turned?"
-            )
-        crop, view = framed(picture, image.box, framing, image.file)
+        try:
+            picture = upright(folder / image.file)
+            if picture.size != image.size:
+                (width, height), (stated_width, stated_height) = picture.size, image.size
+                raise BadImage(
+                    f"is {width}x{height} pixels as shown, its labels say {stated_width}x{stated_height}; were they "
+                    "made with another copy, or before it was turned?"
+                )
+            crop, view = framed(picture, image.box, framing)
+        except BadImage as error:
+            raise BadImage(f"{image.file}: {error}") from error
         crops.append(crop)
         views.append(view)
     parts = [encode(network, crops[first : first + BATCH]) for first in range(0, len(crops), BATCH)]

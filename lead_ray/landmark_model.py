@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -102,18 +103,20 @@ class LandmarkModel:
             boxes: x, y, width, height of the object in pixels; None: the whole image.
         Raises: BadImage, a ValueError, naming the image that cannot be used.
         """
-        found: list[Prediction] = []
-        for blocks, views in self._encoded(images, boxes, batch_size):
-            points, hints = whole(self.readout.read(blocks), np.array(self.card.placed))
-            found += predictions(points, hints, views, self.card.scale, self.card.calibration)
-        return found
+        batches = self._framed(images, boxes, batch_size)
+        return [found for crops, views in batches for found in self.predict_framed(crops, views)]
+
+    def predict_framed(self, crops: Sequence[np.ndarray], views: Sequence[View]) -> list[Prediction]:
+        """predict() of what framed() cut out of images, in one batch."""
+        points, hints = whole(self.readout.read(encode(self.encoder, crops)), np.array(self.card.placed))
+        return predictions(points, hints, views, self.card.scale, self.card.calibration)
 
     def descriptors(self, images: Sequence[Picture], boxes: Sequence[Box | None] | None = None) -> list[Tensor]:
         """The encoder's maps of every image's frame, finest first: one or more of shape [n, C, h, w], float16.
 
         Similar descriptors in two images belong to the same part. Images and errors as predict().
         """
-        parts = [blocks for blocks, _ in self._encoded(images, boxes, BATCH)]
+        parts = [encode(self.encoder, crops) for crops, _ in self._framed(images, boxes, BATCH)]
         return [torch.cat(level) for level in zip(*parts, strict=True)]
 
     def save(self, path: Path | str) -> None:
@@ -128,12 +131,13 @@ class LandmarkModel:
             weights.save(temporary, self.encoder, self.card.trained["encoder"], dtype=torch.float16)
         with atomic(folder / "readout.safetensors") as temporary:
             kept = self.readout.tensors().items()
-            save_file({name: value.to(torch.float16).contiguous() for name, value in kept}, temporary)
+            save_file({name: _halved(value).contiguous() for name, value in kept}, temporary)
         write_json(folder / "card.json", self.card.to_json())
 
-    def _encoded(
+    def _framed(
         self, images: Sequence[Picture], boxes: Sequence[Box | None] | None, batch_size: int
-    ) -> Iterator[tuple[list[Tensor], list[View]]]:
+    ) -> Iterator[tuple[list[np.ndarray], list[View]]]:
+        """Batch by batch: of a large photograph no more is kept than the network sees."""
         if isinstance(images, str | Path | Image.Image):
             raise ValueError(f"images must be a list, got one {type(images).__name__}: write [image]")
         boxes = [None] * len(images) if boxes is None else boxes
@@ -142,10 +146,14 @@ class LandmarkModel:
         for first in range(0, len(images), batch_size):
             crops, views = [], []
             for place in range(first, min(first + batch_size, len(images))):
-                crop, view = framed(images[place], boxes[place], self.card.framing, f"image {place}")
+                try:
+                    crop, view = framed(images[place], boxes[place], self.card.framing)
+                except BadImage as error:
+                    name = images[place] if isinstance(images[place], str | Path) else f"image {place}"
+                    raise BadImage(f"{name}: {error}") from error
                 crops.append(crop)
                 views.append(view)
-            yield encode(self.encoder, crops), views
+            yield crops, views
 
 
 def load(path: Path | str) -> LandmarkModel:
@@ -166,23 +174,19 @@ def load(path: Path | str) -> LandmarkModel:
         card = ModelCard.from_json(content)
         found = readout.from_tensors(load_file(folder / "readout.safetensors"))
         encoder = weights.load(folder / "encoder.safetensors")
-    except (KeyError, TypeError, OSError, ValueError) as error:
+    except (KeyError, TypeError, OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"{folder} is not a whole landmark model: {error}; run `lead-ray fit` again") from error
     return LandmarkModel(encoder, found, card)
 
 
-def framed(image: Picture, box: Box | None, framing: Framing, name: str) -> tuple[np.ndarray, View]:
+def framed(image: Picture, box: Box | None, framing: Framing) -> tuple[np.ndarray, View]:
     """What the network sees of an image, uint8 [side, side, 3].
 
-    Raises: BadImage, whose message begins with the name, or the image's path.
+    Raises: BadImage.
     """
-    name = str(image) if isinstance(image, str | Path) else name
-    try:
-        picture = upright(image)
-        view = View(framing.frame(picture.size, None if box is None else tuple(box)), box is not None)
-        return cut(picture, view.frame), view
-    except BadImage as error:
-        raise BadImage(f"{name}: {error}") from error
+    picture = upright(image)
+    view = View(framing.frame(picture.size, None if box is None else tuple(box)), box is not None)
+    return cut(picture, view.frame), view
 
 
 def upright(image: Picture) -> Image.Image:
@@ -227,6 +231,12 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
 def encode(encoder: nn.Module, crops: Sequence[np.ndarray]) -> list[Tensor]:
     """Blocks of crops [side, side, 3], float16."""
     return features.extract(encoder, torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2), cropped=True)
+
+
+def _halved(values: Tensor) -> Tensor:
+    """In half precision, unless that cannot hold them."""
+    half = values.to(torch.float16)
+    return half if half.isfinite().all() else values
 
 
 def input_side(encoder: Path | str) -> int:

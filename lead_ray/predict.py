@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -91,12 +92,14 @@ def predict(settings: Predict) -> int:
     if settings.overlays is not None:
         draw_all(root, card.schema, parts, settings.overlays)
     print(f"{len(items) - unusable:,} objects in {settings.out}; confidence: {card.confidence}")
-    for file, reason in [pair for pair, _ in zip(parts.bad(), range(SHOWN), strict=False)]:
+    for file, reason in islice(parts.bad(), SHOWN):
         print(f"could not be used: {file!r} {reason}")
     if unusable > SHOWN:
         print(f"... and {unusable - SHOWN:,} more, all in {settings.beside('bad.csv')}")
-    for image, sure in least_certain(parts, settings.outliers):
-        print(f"{sure:.2f}  {image.file!r}")
+    if settings.outliers:
+        print("least certain, most worth correcting:")
+        for image, sure in least_certain(parts, settings.outliers):
+            print(f"{sure:.2f}  {image.file!r}")
     shutil.rmtree(folder)
     return unusable
 

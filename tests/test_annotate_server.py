@@ -196,14 +196,14 @@ def test_the_secret_is_kept_for_open_tabs_and_from_other_people(project):
     assert (project.path / "address").stat().st_mode & 0o077 == 0
 
 
-def test_a_hundred_thousand_names_are_paged(tmp_path, monkeypatch):
-    names = tuple(f"{number:06d}.jpg" for number in range(100_000))
+def test_many_names_are_paged(tmp_path, monkeypatch):
+    names = tuple(f"{number:06d}.jpg" for number in range(20_000))
     monkeypatch.setattr("lead_ray.annotating.folder._walk", lambda folder, prefix: iter(names))
     (tmp_path / "images").mkdir()
     with closing(Project(tmp_path / "project", tmp_path / "images")) as project:
         offers = Offers(project, Embeddings(tmp_path / "features"))
         desk = Desk(project, offers, Curve(tmp_path / "curve.json"), Hub())
-        page = desk.images(which="all", search="", start=99_990, count=10_000)
-        assert page["total"] == 100_000 and [row["name"] for row in page["rows"]] == list(names[-10:])
+        page = desk.images(which="all", search="", start=19_990, count=10_000)
+        assert page["total"] == 20_000 and [row["name"] for row in page["rows"]] == list(names[-10:])
         assert len(desk.images(which="todo", search="", start=0, count=10_000)["rows"]) == 500
         assert desk.next("folder", key(names[-1]))["image"] == key(names[0])

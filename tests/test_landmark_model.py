@@ -1,43 +1,32 @@
-"""The landmark model: fitted to a few pictures, saved, loaded, asked for points, exported; proposals while annotating."""
+"""The landmark model: fitted to a few pictures, saved, loaded, asked for points, exported."""
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from annotated_faces import CARRIED, NAMES, SCHEMA, draw, errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import lead_ray
 from lead_ray import fit as fit_command
-from lead_ray import fitting, formats, landmark_model, readout
-from lead_ray.data import synthetic
+from lead_ray import fitting, formats, landmark_model
 from lead_ray.data.crops import BadImage
 from lead_ray.export import Export, Network, export
-from lead_ray.labels import LabelledImage, Labels, Schema, palette
-from lead_ray.proposer import Proposer
+from lead_ray.labels import Labels
 
-CARRIED = Path(lead_ray.__file__).parent / "models" / "synthetic-faces.safetensors"
-NAMES = ("left eye", "right eye", "nose", "left mouth", "right mouth", "hat")
-SCHEMA = Schema(category="face", names=NAMES, colours=palette(6), skeleton=((0, 2), (1, 2)), normaliser=(0, 1))
 COUNT = 16
 
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
-    """A folder of synthetic faces and its labels; nobody has a hat. The last four are not to learn from."""
-    folder, images = tmp_path_factory.mktemp("faces"), []
-    for place in range(COUNT + 4):
-        face = synthetic.render(seed=5, identity=place, index=0)
-        Image.fromarray(face.pixels).save(folder / f"{place:02d}.png")
-        points = np.concatenate([face.landmarks_5, [[np.nan, np.nan]]]).astype(np.float32)
-        marks = np.array([2] * 5 + [0], np.uint8)
-        images.append(LabelledImage(file=f"{place:02d}.png", size=(178, 218), points=points, marks=marks))
-    return folder, Labels(schema=SCHEMA, images=tuple(images))
+    """The last four are not to learn from."""
+    folder = tmp_path_factory.mktemp("faces")
+    return folder, draw(folder, COUNT + 4)
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +40,6 @@ def saved(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "faces"
     model.save(path)
     return path
-
-
-def errors(predicted, images) -> np.ndarray:
-    """Distances over that of the eyes, of the five landmarks that are there."""
-    return np.stack(
-        [
-            np.linalg.norm(found.points[:5] - one.points[:5], axis=1) / np.linalg.norm(one.points[0] - one.points[1])
-            for found, one in zip(predicted, images, strict=True)
-        ]
-    )
 
 
 def test_points_are_nearer_than_the_mean_face(faces, model):
@@ -158,7 +137,7 @@ def test_exported_models_say_the_same(count, faces, tmp_path):
     made.save(tmp_path / "model")
     made = lead_ray.load(tmp_path / "model")
     others = [folder / one.file for one in labels.images[COUNT:]]
-    crops, views = zip(*(landmark_model.framed(path, None, made.card.framing, "") for path in others), strict=True)
+    crops, views = zip(*(landmark_model.framed(path, None, made.card.framing) for path in others), strict=True)
     given_images = np.stack(crops).transpose(0, 3, 1, 2).copy()
     with torch.no_grad():
         points, confidence = Network(made).eval()(torch.from_numpy(given_images))
@@ -178,58 +157,6 @@ def test_exported_models_say_the_same(count, faces, tmp_path):
         np.testing.assert_allclose(there[1], confidence[:size], rtol=0, atol=1e-4)
         here = program(torch.from_numpy(given_images[:size]))
         torch.testing.assert_close(here[0], points[:size], rtol=0, atol=1e-4)
-
-
-def test_every_member_is_kept_from_some_images():
-    visible = torch.rand(16, 4, generator=torch.Generator().manual_seed(0)) < 0.7
-    visible[:, 3] = False
-    visible[5, 3] = True  # shown in one image only
-    seen = readout._design(visible, 8, seed=0)
-    assert all(visible[own].any(0).all() for own in seen)
-    left = (~seen).sum(1)
-    assert ((left >= 5) & (left <= 6)).all()  # three of eight, but for the image that all need
-    assert (~seen).sum(0).tolist().count(3) == 15 and seen[:, 5].all()
-
-
-def test_proposals_from_one_image_on(faces):
-    folder, labels = faces
-    proposer = Proposer(CARRIED)
-    with pytest.raises(ValueError, match="annotate an image"):
-        proposer.propose([])
-    for one in labels.images:
-        with Image.open(folder / one.file) as picture:
-            proposer.add(one.file, picture.convert("RGB"))
-    others = labels.images[COUNT:]
-    names = [one.file for one in others]
-    means = []
-    for count in (1, 3, COUNT):
-        proposer.fit(replace(labels, images=labels.images[:count]))
-        found = proposer.propose(names)
-        means.append(errors(found, others).mean())
-        assert all(np.isnan(each.points[5]).all() for each in found)
-        held_out = proposer.held_out_error()
-        assert (held_out is None) == (count == 1)
-    assert means[2] < means[0]
-    assert held_out.images == COUNT and 0 < held_out.error < 60
-    vectors = proposer.embeddings(names)
-    assert vectors.shape == (4, 240)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-    proposer.forget(names[0])
-    assert names[0] not in proposer and names[1] in proposer
-    proposer.fit(Labels(schema=SCHEMA))
-    with pytest.raises(ValueError, match="annotate an image"):
-        proposer.propose(names[1:])
-
-
-def test_a_proposal_of_the_annotated_image_is_its_annotation(faces):
-    """One image, matched with itself: what is most like a landmark's descriptor is there."""
-    folder, labels = faces
-    proposer = Proposer(CARRIED)
-    with Image.open(folder / labels.images[0].file) as picture:
-        proposer.add("a", picture.convert("RGB"))
-        proposer.add("a", picture.rotate(180).convert("RGB"))  # it is there already
-    proposer.fit(Labels(schema=SCHEMA, images=(replace(labels.images[0], file="a"),)))
-    assert errors(proposer.propose(["a"]), labels.images[:1]).max() < 0.4
 
 
 def test_few_annotations_say_so(faces, unchecked):

@@ -85,7 +85,13 @@ def unaligned(tmp_path_factory, runs) -> list[Path]:
         path = folder / f"{number}.json"
         save(path, shared | own)
         settings = {"run": str(run), "margin": None}
-        head = {"task": "regression", "features": "learned", "data": "mafl-unaligned", "annotations": 20}
+        head = {
+            "task": "regression",
+            "features": "learned",
+            "data": "mafl-unaligned",
+            "annotations": 20,
+            "images": count,
+        }
         write_json(path, {**head, "error": 3.0, "errors": [3.0], "settings": settings})
         found.append(path)
     return found
@@ -129,6 +135,21 @@ def test_zoom(unaligned, tmp_path, capsys):
     assert "small from 3.7 at 1.05 to 6.9 at 1.95" in capsys.readouterr().out  # 100 sqrt(2) factor / 40
 
 
+def test_birds_have_another_unit(unaligned, tmp_path, capsys):
+    bird = json.loads(unaligned[0].read_text())
+    bird |= {"pck": 60.0, "pcks": [58.0, 62.0]}
+    del bird["error"], bird["errors"]
+    path = tmp_path / "bird.json"
+    write_json(path, bird)
+    path.with_suffix(".npz").write_bytes(unaligned[0].with_suffix(".npz").read_bytes())
+    drawn(tmp_path / "counts.png", "counts", path)
+    assert (
+        "points found within 5 % of the crop's side, % by annotated images: stage 1 60 at 20" in capsys.readouterr().out
+    )
+    assert Result.read(path).unit == "% of the crop's side"
+    drawn(tmp_path / "ced.png", "distribution", path)
+
+
 def test_trials_and_cost(tmp_path, capsys):
     rows = {"trials": [{"px": 2.0, "iod": 9.0, "how": "byol"}, {"px": 3.0, "iod": 8.0, "how": "moco"}, {"px": None}]}
     write_json(tmp_path / "trials.json", rows)
@@ -140,10 +161,10 @@ def test_trials_and_cost(tmp_path, capsys):
     drawn(tmp_path / "cost.png", "cost", tmp_path / "readout.json")
     rows = Cost(file=tmp_path / "readout.json", out=tmp_path / "x.png").rows()
     operations = {(row.system, row.dim): row.gflops for row in rows}
-    # Responses and their weights' gradient: twice two operations for each channel, cell and response.
-    assert operations["built", 64] == pytest.approx(4 * 64 * 48**2 * 250 / 1e9)
+    # Two operations for each channel, cell and response.
+    assert operations["built", 64] == pytest.approx(2 * 64 * 48**2 * 250 / 1e9)
     native = 256 * 24**2 + 512 * 12**2 + 1024 * 6**2 + 2048 * 3**2
-    assert operations["ours", 3840] == pytest.approx(4 * native * 250 / 1e9)
+    assert operations["ours", 3840] == pytest.approx(2 * native * 250 / 1e9)
 
 
 def test_points_are_those_of_the_crop(regressions, data):
@@ -177,6 +198,7 @@ def test_refused(runs, data, regressions, matchings, unaligned, tmp_path, capsys
     assert "made of matching results" in refused(capsys, "matching", regressions[0], *out)
     assert "not a result of lead-ray evaluate" in refused(capsys, "counts", runs[0] / "config.json", *out)
     assert "of other images" in refused(capsys, "few-annotations", regressions[0], unaligned[0], *out)
+    assert "give those of one data set" in refused(capsys, "counts", regressions[0], unaligned[0], *out)
     assert "not cropped by a box" in refused(capsys, "zoom", regressions[0], *out)
     assert "use --by error" in refused(capsys, "landmarks", regressions[0], "--by", "factor", *out)
     assert "is not in" in refused(capsys, "sweep", matchings[0], "--setting", "objective.nothing", *out)

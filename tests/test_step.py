@@ -1,7 +1,9 @@
 """What a GPU needs of a step: no waiting for the device inside, and a network that can be compiled. Run on a CPU."""
 
-import copy
+import subprocess
+import sys
 from itertools import repeat
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,6 @@ from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
 from lead_ray.train import Optim, Schedule
 
-CPU = torch.device("cpu")
 aten = torch.ops.aten
 WAITING = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._unique2, aten.is_nonzero}
 """Operations whose result, or its shape, the host has to wait for."""
@@ -50,14 +51,6 @@ def views(seed: int = 0) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def trained(network: nn.Module, learner: nn.Module, steps: int, report_every: int) -> list[float]:
-    """Losses at the reports."""
-    optimizer = train.make_optimizer(learner, Optim())
-    schedule = Schedule(peak=0.01, steps=steps, warmup=0)
-    history = train.train(network, learner, optimizer, repeat(views()), schedule, report_every=report_every)
-    return [metrics["loss"] for metrics in history]
-
-
 def test_the_watch_sees_what_the_host_waits_for():
     for wait in (lambda x: x.sum().item(), lambda x: float(x[0]), lambda x: bool(x.all()), lambda x: x[x > 0]):
         with Waits() as watch:
@@ -80,27 +73,19 @@ def test_the_loop_waits_at_its_reports_only():
     counts = []
     for steps in (2, 6):
         network = learner("byol")
+        optimizer = train.make_optimizer(network, Optim())
+        schedule = Schedule(peak=0.01, steps=steps, warmup=0)
         with Waits() as watch:
-            assert len(trained(network, network, steps, report_every=steps)) == 1
+            history = train.train(network, network, optimizer, repeat(views()), schedule, report_every=steps)
+            assert [metrics["step"] for metrics in history] == [steps]
         counts.append(watch.count)
     assert counts[0] == counts[1] > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["byol", "align"])
-def test_compiled_it_follows_the_same_curve_and_shares_its_weights(kind):
-    """In single precision; rounding grows with the steps."""
-    plain = learner(kind)
-    shared = copy.deepcopy(plain)
-    network = train.compiled(shared, CPU)
-    expected, found = trained(plain, plain, 4, 1), trained(network, shared, 4, 1)
-    assert found == pytest.approx(expected, abs=2e-4)
-    assert found[0] != found[-1]
-    names = shared.state_dict().keys()
-    assert names == plain.state_dict().keys() and not any("_orig_mod" in name for name in names)
-    # Either continues the other's checkpoint.
-    again = learner(kind)
-    again.load_state_dict(shared.state_dict())
-    shared.load_state_dict(plain.state_dict())
-    assert network(*views())["loss"].item() == pytest.approx(plain(*views())["loss"].item(), abs=2e-4)
-    assert again(*views())["loss"].item() == pytest.approx(found[-1], abs=0.5)
+def test_compiled_it_follows_the_same_curve_and_shares_its_weights():
+    """In a process of its own: the compiler cannot look through the tests' shape checks."""
+    script = Path(__file__).parent / "compiled_step.py"
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["byol", "align", "views"]

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from lead_ray.data.synthetic import Synthetic
-from lead_ray.machine import cores
 from lead_ray.models import weights
 from lead_ray.models.trunk import TrunkSettings
 from lead_ray.prepare import prepare
@@ -70,8 +69,7 @@ def faces(tmp_path_factory) -> Path:
 def small(*arguments: object) -> subprocess.CompletedProcess:
     """Run two small studies to their end, whatever that is."""
     command = [sys.executable, Path(__file__).with_name("small_studies.py"), *arguments]
-    # As many threads as a Ray Train worker takes: sums in another order grow to other numbers within a few steps.
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": str(cores())}
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
 

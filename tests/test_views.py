@@ -258,14 +258,6 @@ class TestOnGpu:
         parameters = views.draw(NO_SOLARISE, 12, (50, 60), 0, generator())
         close(views.whole_view(images, parameters, 32), views.render(images, parameters, 32), 2e-4)
 
-    @pytest.mark.slow
-    def test_compiled_it_is_the_same(self):
-        images = random_bytes(12, 50, 60)
-        compiled = torch.compile(views.whole_view, dynamic=False)
-        for seed in (0, 1):
-            parameters = views.draw(NO_SOLARISE, 12, (50, 60), 1, generator(seed))
-            close(compiled(images, parameters, 32), views.whole_view(images, parameters, 32), 2e-4)
-
 
 class TestCropBoxes:
     @given(

@@ -5,6 +5,7 @@ that is left the embeddings of all images, a few at a time.
 """
 
 import threading
+import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -21,11 +22,12 @@ from lead_ray.annotating.folder import key
 from lead_ray.annotating.offers import Offers
 from lead_ray.annotating.pictures import BadImage, open_rgb
 from lead_ray.annotating.project import Project
-from lead_ray.annotating.state import Outline, outline_to_json
+from lead_ray.annotating.state import Outline, outline_to_json, proposals_to_json
 from lead_ray.labels import Labels, Mark
 
 BATCH = 8  # images encoded between two looks at what else is wanted
 CANDIDATES = 96  # unlabelled images of which every fit says how sure it is
+LONGEST = 10.0  # seconds that this may take after a fit: 68 points cost far more than five
 KEPT = 256  # images whose features stay in memory beside those of labelled images
 LOOKS = {64 * 4**power for power in range(12)}  # images read after which offers are worth choosing anew
 
@@ -170,7 +172,7 @@ class Engine(threading.Thread):
             return
         self._add([name])
         if name in self._proposer:
-            found = _as_json(self._outline, self._proposer.propose([name])[0])
+            found = proposals_to_json(self._outline, self._proposer.propose([name])[0])
             with self._wake:
                 self._found[name] = found
                 if len(self._found) > KEPT:
@@ -178,18 +180,21 @@ class Engine(threading.Thread):
             self._publish({"kind": "proposals", "image": key(name), "proposals": found})
 
     def _refresh(self) -> None:
-        disagreement: dict[str, float] = {}
+        doubt: dict[str, float] = {}
+        end = time.monotonic() + LONGEST
         if self._outline is not None:
             names = self._offers.candidates(CANDIDATES)
             for start in range(0, len(names), BATCH):
-                self._add(names[start : start + BATCH])
                 if self._stale or self._waiting():
                     self._choose = True  # somebody waits; choosing begins again after that
                     return
-            there = [name for name in names if name in self._proposer]
-            for name, predicted in zip(there, self._proposer.propose(there) if there else [], strict=True):
-                disagreement[name] = float(1 - np.nanmean(predicted.confidence))
-        self._offers.refresh(disagreement)
+                if time.monotonic() > end:
+                    break
+                self._add(names[start : start + BATCH])
+                there = [name for name in names[start : start + BATCH] if name in self._proposer]
+                for name, predicted in zip(there, self._proposer.propose(there), strict=True):
+                    doubt[name] = float(1 - np.nanmean(predicted.confidence))
+        self._offers.refresh(doubt)
         self._ahead = self._offers.ahead()
         self._publish({"kind": "status", "status": self.status()})
 
@@ -235,19 +240,3 @@ class Engine(threading.Thread):
         if what != self._doing:
             self._doing = what
             self._publish({"kind": "status", "status": self.status()})
-
-
-def _as_json(outline: Outline, predicted: Any) -> list[dict[str, Any]]:
-    """Proposals by number of the point; a point that was never placed anywhere has none."""
-    rows = zip(outline.points, predicted.points, predicted.confidence, predicted.spread, strict=True)
-    return [
-        {
-            "id": point.id,
-            "x": round(float(place[0]), 2),
-            "y": round(float(place[1]), 2),
-            "confidence": round(float(confidence), 3),
-            "spread": round(float(spread), 2),
-        }
-        for point, place, confidence, spread in rows
-        if np.isfinite(place).all()
-    ]

@@ -207,3 +207,19 @@ def outline_from_json(content: dict[str, Any]) -> Outline:
     except KeyError as error:
         raise ValueError(f"skeleton and normaliser join points of the schema; {error} is none") from None
     return outline
+
+
+def proposals_to_json(outline: Outline, predicted: Any) -> list[dict[str, Any]]:
+    """Proposals by number of the point; a point that was never placed anywhere has none."""
+    rows = zip(outline.points, predicted.points, predicted.confidence, predicted.spread, strict=True)
+    return [
+        {
+            "id": point.id,
+            "x": round(float(place[0]), 2),
+            "y": round(float(place[1]), 2),
+            "confidence": round(float(confidence), 3),
+            "spread": round(float(spread), 2),
+        }
+        for point, place, confidence, spread in rows
+        if np.isfinite(place).all()
+    ]

@@ -12,7 +12,7 @@ from lead_ray.tables import Table
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one training step of a read-out costs, an image.
+    """What a read-out costs, an image.
 
     Raises: ValueError if a number that is given is not above 0.
     """
@@ -21,8 +21,9 @@ class Cost:
     dim: int
     """Channels of the features."""
     milliseconds: float | None = None
+    """Of a training step."""
     gflops: float | None = None
-    """10^9 operations of its products, forward and backward."""
+    """10^9 operations of its forward pass, two a product."""
 
     def __post_init__(self):
         for name in ("dim", "milliseconds", "gflops"):
@@ -77,13 +78,13 @@ def error_bars(table: Table, column: int = 0) -> Figure:
 
 
 def cost(rows: Sequence[Cost], *, title: str = "") -> Figure:
-    """Time and operations of a read-out by the features' channels, a line a system; both axes logarithmic.
+    """Time of a step and operations of the forward pass of a read-out by the features' channels; a line a system.
 
-    A quantity that no row gives has no panel.
+    Both axes are logarithmic. A quantity that no row gives has no panel.
     Raises: ValueError if no row gives any.
     Source: LEAD, table 10.
     """
-    quantities = [("milliseconds", "time of a step, ms an image"), ("gflops", "operations of a step, GFLOP an image")]
+    quantities = [("milliseconds", "time of a step, ms an image"), ("gflops", "forward pass, GFLOP an image")]
     quantities = [each for each in quantities if any(getattr(row, each[0]) for row in rows)]
     if not quantities:
         raise ValueError(f"none of {len(rows)} rows gives milliseconds or gflops: there is nothing to draw")
@@ -118,5 +119,7 @@ def cost(rows: Sequence[Cost], *, title: str = "") -> Figure:
         draw.plain_log(panel.yaxis, [tick for tick in ticks if low < tick < high_value])
         draw.titles(panel, "", "channels of the features", words)
         draw.names_at_right(panel, ends)
-    figure.set_label(f"Cost of a training step of the read-out by channels: {'; '.join(said)}.")
+    figure.set_label(
+        f"Cost of the read-out by channels: time of a training step, operations of the forward pass: {'; '.join(said)}."
+    )
     return figure

@@ -74,7 +74,9 @@ class _Level:
     scale: Tensor
     """[b, n, 1], of the resized vectors."""
     other: Tensor | None = None
-    """[b, k, h, w]: the map of image b, if products are resized in the place of descriptors."""
+    """[b, k, places]: the map of image b; None if the table holds products already, or descriptors are resized."""
+    other_native: Size | None = None
+    """h, w of the products that are resized in the place of descriptors."""
     other_scale: Tensor | None = None
     """[b, 1, m]."""
 
@@ -125,10 +127,11 @@ class RowwiseSimilarity:
         self.near: list[_Level] = []
         self.far: list[_Level] = []
         columns = []
-        for (a, b), scale_a, scale_b in zip(pairs, scales_a, scales_b, strict=True):
+        for (a, b), block, scale_a, scale_b in zip(pairs, blocks_b, scales_a, scales_b, strict=True):
             level = _locations(a), tuple(a.shape[2:]), factor * scale_a
             if b.shape[1] * (1 - b.shape[2:].numel() / (size_b[0] * size_b[1])) > FEW_COLUMNS:
-                self.far.append(_Level(*level, b, scale_b.mT))
+                other = None if _is_wide(block) else b.flatten(2)
+                self.far.append(_Level(*level, other, tuple(b.shape[2:]), scale_b.mT))
             else:
                 self.near.append(_Level(*level))
                 columns.append((b, scale_b))
@@ -145,8 +148,10 @@ class RowwiseSimilarity:
                 level.rows(images, rows, self.size_a, out=place)
             found = torch.bmm(first, second.mT)
         for level in self.far:
-            native = torch.bmm(level.rows(images, rows, self.size_a), level.other[images].flatten(2))
-            resized = _resized(native.unflatten(2, level.other.shape[2:]), self.size_b).flatten(2)
+            native = level.rows(images, rows, self.size_a)
+            if level.other is not None:
+                native = torch.bmm(native, level.other[images])
+            resized = _resized(native.unflatten(2, level.other_native), self.size_b).flatten(2)
             resized.mul_(level.other_scale[images])
             found = resized if found is None else found.add_(resized)
         return found

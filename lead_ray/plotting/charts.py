@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from lead_ray.artefacts import read_json
 from lead_ray.figures import bars, curves, trials
 from lead_ray.plotting.sources import Picture, Result, name_all, read_all, same_images
-from lead_ray.speed.readout import FEATURES
+from lead_ray.speed.readout import FEATURES, Readout
 
 Results = Annotated[tuple[Path, ...], tyro.conf.Positional]
-IOD = "% of inter-ocular distance"
+BIRDS = "points found within 5 % of the crop's side, %"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +24,18 @@ class Distribution(Picture):
     """Cumulative distributions of images' errors, with the area below and the failures."""
 
     results: Results
-    """Of regression, a curve each; on one data set to be comparable."""
+    """Of regression on one data set, a curve each."""
     limit: float = 30.0
     """Largest error shown, in the results' unit; above it an image is a failure."""
     names: tuple[str, ...] = ()
 
     def figure(self) -> Figure:
         results = read_all(self.results, "regression")
+        _one_set(results)
         named = zip(name_all(self.names, results), results, strict=True)
         systems = {name: torch.from_numpy(result.arrays["error"]) for name, result in named}
-        title = f"{_sets(results)}, {_annotations(results)}, {len(results[0].arrays['ids']):,} test images"
-        return curves.distribution(systems, limit=self.limit, unit=IOD, title=self.said(title))
+        title = f"{_images(results[0])}, {_annotations(results)}"
+        return curves.distribution(systems, limit=self.limit, unit=results[0].unit, title=self.said(title))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,9 @@ class Zoom(Picture):
         named = zip(name_all(self.names, results), results, strict=True)
         systems = {name: torch.from_numpy(result.arrays["error"]) for name, result in named}
         seen = tuple(first.arrays["train_factor"].tolist())
-        title = f"{_sets(results)}, {_annotations(results)}, {len(first.arrays['ids']):,} test images"
+        title = f"{_images(first)}, {_annotations(results)}"
         factors = torch.from_numpy(first.arrays["factor"])
-        return curves.zoom(systems, factors, seen=seen, unit=IOD, title=self.said(title))
+        return curves.zoom(systems, factors, seen=seen, unit=first.unit, title=self.said(title))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ class Counts(Picture):
 
     def figure(self) -> Figure:
         results = read_all(self.results, "regression")
+        _one_set(results)
+        value, y = ("errors", f"error, {results[0].unit}") if "error" in results[0].content else ("pcks", BIRDS)
         by_system: dict[tuple[str, Path], list[Result]] = defaultdict(list)
         for result in results:
             by_system[result.content["features"], result.run].append(result)
@@ -77,12 +80,12 @@ class Counts(Picture):
         series = []
         for name, group in zip(name_all(self.names, firsts), by_system.values(), strict=True):
             ordered = sorted(group, key=lambda result: result.annotated)
-            values = [result.content["errors"] for result in ordered]
+            values = [result.content[value] for result in ordered]
             series.append(curves.Series(name=name, places=[result.annotated for result in ordered], values=values))
         seeds = {len(values) for each in series for values in each.values}
         many = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
-        title = f"{_sets(results)}, {len(results[0].arrays['ids']):,} test images, {many} seeds"
-        return curves.against(series, x="annotated images", y=f"error, {IOD}", title=self.said(title))
+        title = f"{_images(results[0])}, {many} seed{'s' * (seeds != {1})}"
+        return curves.against(series, x="annotated images", y=y, title=self.said(title))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +154,7 @@ class Trials(Picture):
 
 @dataclass(frozen=True, kw_only=True)
 class Cost(Picture):
-    """Time and operations of a step of the read-out by the features' channels."""
+    """Time of a step of the read-out, and operations of its forward pass, by the features' channels."""
 
     file: Annotated[Path, tyro.conf.Positional]
     """What `lead-ray bench readout --out FILE` wrote."""
@@ -160,36 +163,33 @@ class Cost(Picture):
         return bars.cost(self.rows(), title=self.said(read_json(self.file)["title"]))
 
     def rows(self) -> list[bars.Cost]:
-        """What was measured, and the operations that go with it.
+        """What was measured, and the operations of the convolution that go with it.
 
         Raises: ValueError if the file holds no read-outs.
         """
         content, rows = read_json(self.file), []
         for entry in content.get("found", []):
-            if parts := re.fullmatch(r"(\d+)-d, (.*)", entry["name"]):
-                needs = _gflops(FEATURES.get(f"{parts[1]}-d"), "built" in parts[2], content["settings"])
-                speed = {"milliseconds": entry["milliseconds"], "gflops": needs}
-                rows.append(bars.Cost(system=parts[2], dim=int(parts[1]), **speed))
+            parts = re.fullmatch(r"(\d+)-d, (.*)", entry["name"])
+            if parts and (kind := FEATURES.get(f"{parts[1]}-d")):
+                sizes = {name: content["settings"][name] for name in ("grid", "marks", "points")}
+                work = Readout(**sizes).work(kind)
+                needs = (work.built if "built" in parts[2] else work.ours) / 1e9
+                cost = {"milliseconds": entry["milliseconds"], "gflops": needs}
+                rows.append(bars.Cost(system=parts[2], dim=int(parts[1]), **cost))
         if not rows:
             raise ValueError(f"{self.file} holds no read-outs: write it with lead-ray bench readout --out {self.file}")
         return rows
 
 
-def _gflops(blocks: tuple[tuple[int, int], ...] | None, built: bool, settings: dict[str, Any]) -> float | None:
-    """Products of one image's step of the read-out in 10^9: responses, and the gradient of their weights.
-
-    Two operations a product; blocks are (channels, side). Built: on the hypercolumn, at the grid's resolution; else at
-    the blocks' own. Features are frozen, so no gradient reaches them.
-    """
-    if blocks is None:
-        return None
-    cells = [(channels, settings["grid"] if built else side) for channels, side in blocks]
-    responses = settings["marks"] * settings["points"]
-    return sum(4 * channels * side**2 * responses for channels, side in cells) / 1e9
+def _one_set(results: list[Result]) -> None:
+    """Raises: ValueError if results are of different data, or of different numbers of images."""
+    sets = {_images(result) for result in results}
+    if len(sets) > 1:
+        raise ValueError(f"results are of {' and of '.join(sorted(sets))}: give those of one data set")
 
 
-def _sets(results: list[Result]) -> str:
-    return ", ".join(dict.fromkeys(result.content["data"] for result in results))
+def _images(result: Result) -> str:
+    return f"{result.content['data']}, {result.content['images']:,} test images"
 
 
 def _annotations(results: list[Result]) -> str:

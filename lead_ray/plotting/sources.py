@@ -1,5 +1,6 @@
 """What pictures are made of: finished results with their points, and images with a network's features."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,11 +17,12 @@ from lead_ray.artefacts import atomic, read_json
 from lead_ray.details import details
 from lead_ray.models import weights
 
+IOD = "% of inter-ocular distance"
 FORMATS = (".png", ".svg", ".pdf", ".jpg")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class Picture(ABC):
     """What every picture needs."""
 
     out: Path
@@ -36,9 +38,9 @@ class Picture:
         if not 30 <= self.dpi <= 1200:
             raise ValueError(f"dpi must be in 30..1200, got {self.dpi}")
 
+    @abstractmethod
     def figure(self) -> Figure:
         """The picture."""
-        raise NotImplementedError
 
     def said(self, own: str) -> str:
         """The title: the user's, if there is one."""
@@ -87,6 +89,11 @@ class Result:
     @property
     def annotated(self) -> int:
         return self.content["annotations"]
+
+    @property
+    def unit(self) -> str:
+        """What 100 % is of the errors in `arrays`: the eyes' distance, or for birds the crop's side."""
+        return IOD if "error" in self.content else "% of the crop's side"
 
     def crops(self, rows: Sequence[str]) -> UInt8[Tensor, "n 3 h w"]:
         """What the network saw of the images with these ids."""

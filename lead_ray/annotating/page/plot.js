@@ -48,8 +48,8 @@ export function drawPlot() {
   );
 }
 
-// The next round number: 1, 2, 4, 5 or 8 times a power of ten.
+// The next round number, of which half is round, too.
 function nice(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return power * [1, 2, 4, 5, 8, 10].find((step) => step * power >= value);
+  return power * [1, 1.6, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value);
 }
