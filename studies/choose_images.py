@@ -1,7 +1,11 @@
 """Do images that the program chooses teach more than images chosen by chance?
 
-python studies/choose_images.py --sets synthetic shards/synthetic faces shards/300w \\
-    --models synthetic lead_ray/models/synthetic-faces.safetensors faces runs/stage2-...
+lead-ray prepare synthetic --raw drawn --images 1500 --seed 1 --test-share 0.4 --out synthetic
+lead-ray prepare 300w --raw 300W --boxes cropped --out faces
+python studies/choose_images.py --sets synthetic synthetic --results studies/results/choose_images_synthetic \\
+    --models synthetic lead_ray/models/synthetic-faces.safetensors
+python studies/choose_images.py --sets faces faces --results studies/results/choose_images_faces \\
+    --models faces runs/stage2-... --test 100 --candidates 40
 python studies/choose_images.py ... --counts 5 6 --seeds 0 1 --pool 20 --test 10    # smoke
 
 Plays through what a person does with `lead-ray annotate`, true landmarks in the person's place. Of a pool of unlabelled

@@ -185,6 +185,15 @@ def test_every_order_ends_with_every_image_that_can_be_labelled(project):
     assert seen == sorted(seen)  # the last order was the folder's
 
 
+def test_the_last_image_can_be_labelled_too(project):
+    for number in range(12):
+        label(project, f"{number:02d}.png")
+    with background(project) as running:
+        status = running.until("status", lambda event: ready(event) and event["status"]["fitted"] == 12)["status"]
+        assert status["read"] == 13
+        assert running.offers.next("teaches") is None
+
+
 def test_a_model_that_fails_leaves_the_page_working(project, capsys):
     running = Background(project)
     running.proposer.fit = lambda labels: 1 / 0

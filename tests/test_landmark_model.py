@@ -130,7 +130,9 @@ def test_descriptors_are_those_of_the_encoder(model, faces):
     assert [tuple(block.shape) for block in blocks] == [(3, 16, 24, 24), (3, 32, 12, 12), (3, 64, 6, 6), (3, 128, 3, 3)]
 
 
-@pytest.mark.parametrize("count", [1, COUNT], ids=["matched", "ensemble"])
+@pytest.mark.parametrize(
+    "count", [pytest.param(1, marks=pytest.mark.slow, id="matched"), pytest.param(COUNT, id="ensemble")]
+)
 def test_exported_models_say_the_same(count, faces, tmp_path):
     folder, labels = faces
     made = fitting.fit(CARRIED, replace(labels, images=labels.images[:count]), folder)

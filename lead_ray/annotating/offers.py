@@ -5,8 +5,6 @@ import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
-
 from lead_ray.annotating.choose import MOST, Order, covering
 from lead_ray.annotating.embeddings import Embeddings
 from lead_ray.annotating.project import Project
@@ -44,7 +42,9 @@ class Offers:
     def candidates(self, count: int) -> list[str]:
         """Unlabelled images, embedded already, that stand for all of them, in fixed order while nothing changes."""
         pool = self._pool()
-        vectors = self._embeddings.of(pool) if pool else np.empty((0, 1), np.float32)
+        if not pool:
+            return []
+        vectors = self._embeddings.of(pool)
         return [pool[place] for place in covering(vectors, vectors[:0], count)]
 
     def refresh(self, disagreement: dict[str, float]) -> None:
@@ -52,7 +52,9 @@ class Offers:
         if len(self._embeddings) < min(ENOUGH, len(self.shuffled) - len(self.broken)):
             return
         pool = self._pool()
-        vectors = self._embeddings.of(pool) if pool else np.empty((0, 1), np.float32)
+        if not pool:
+            return  # all are labelled: what was chosen before is not free, so nothing of it is offered
+        vectors = self._embeddings.of(pool)
         with self._project.locked() as state:
             labelled = [name for name in state.said if name in self._embeddings]
         known = self._embeddings.of(labelled) if labelled else vectors[:0]

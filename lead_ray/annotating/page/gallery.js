@@ -59,7 +59,7 @@ function card(row, dialog) {
   const frame = el("span", { class: "frame" });
   if (row.reason) frame.append(el("span", { class: "why" }, row.reason));
   else frame.append(el("img", { src: address(`thumbnail/${row.key}`), loading: "lazy", alt: "" }));
-  if (row.kind !== "todo") frame.append(el("span", { class: `kind ${row.kind}` }, KINDS[row.kind]));
+  if (row.kind !== "todo" && !row.reason) frame.append(el("span", { class: `kind ${row.kind}` }, KINDS[row.kind]));
   const open = () => {
     dialog.close();
     visit(row.key, "");
