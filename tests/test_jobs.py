@@ -70,6 +70,7 @@ def head() -> Iterator[Head]:
     }
     (folder / "cluster.yaml").write_text(yaml.safe_dump(config))
     quiet = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    quiet["PATH"] = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"  # a job's `python` is this one
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | quiet
     words = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=4", f"--port={port}"]
     words += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
