@@ -24,7 +24,8 @@ def learner(kind: str) -> nn.Module:
     trunk = Trunk(TrunkSettings(depth=18, width=0.125))
     if kind == "byol":
         return Byol(trunk, ByolSettings(hidden=16, dim=8)).train()
-    return Align(trunk, AlignSettings(fpn=FpnSettings(dim=8, lateral=32, branch=32), projector=16)).train()
+    # Two channels in a group: GroupNorm of one, at one place, is nothing but rounding.
+    return Align(trunk, AlignSettings(fpn=FpnSettings(dim=8, lateral=32, branch=64), projector=16)).train()
 
 
 def pair() -> tuple[Tensor, Tensor]:
