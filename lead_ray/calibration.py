@@ -114,7 +114,7 @@ class Reliability:
     """How often points were near, among those that were said to be so with about the same probability."""
 
     said: tuple[float, ...]
-    """Mean probability of every bin that holds a point."""
+    """Mean probability of every bin."""
     found: tuple[float, ...]
     """Share of the bin's points that were near."""
     counts: tuple[int, ...]
@@ -131,15 +131,16 @@ class Reliability:
 
 
 def reliability(probability: Float[np.ndarray, " m"], near: Bool[np.ndarray, " m"], *, bins: int = 10) -> Reliability:
-    """Compare what was said with what was so, in equally wide bins.
+    """Compare what was said with what was so, in bins that are equally full: none rests on a point or two.
 
     Raises: ValueError if there is nothing to compare.
     """
     if not len(probability):
         raise ValueError("reliability needs at least one point whose truth is known, got none")
-    place = np.minimum((probability * bins).astype(int), bins - 1)
-    counts = np.bincount(place, minlength=bins)
-    held = counts > 0
-    said, found = (np.bincount(place, values, bins)[held] / counts[held] for values in (probability, near))
-    error = float((np.abs(said - found) * counts[held]).sum() / len(probability))
-    return Reliability(said=tuple(said), found=tuple(found), counts=tuple(counts[held].tolist()), error=error)
+    order = np.argsort(probability, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    said, found = ([float(values[part].mean()) for part in parts] for values in (probability, near))
+    counts = [len(part) for part in parts]
+    gaps = (count * abs(one - other) for count, one, other in zip(counts, said, found, strict=True))
+    error = sum(gaps) / len(order)
+    return Reliability(said=tuple(said), found=tuple(found), counts=tuple(counts), error=error)

@@ -1,5 +1,6 @@
 """A picture of how far confidences can be believed."""
 
+from math import sqrt
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -8,7 +9,7 @@ from lead_ray import drawing as draw
 
 
 def figure(measured: dict[str, Any], meaning: str) -> Figure:
-    """Confidence that was stated against the share that was right; dots as large as their bins are full.
+    """Confidence that was stated against the share that was right, with its standard error; a dot a bin.
 
     Measured: Reliability.to_json(). Meaning: what a confidence is the probability of.
     """
@@ -16,9 +17,10 @@ def figure(measured: dict[str, Any], meaning: str) -> Figure:
     panel = picture.subplots()
     panel.plot([0, 1], [0, 1], color=draw.FAINT, linewidth=1.2, zorder=1)
     total = sum(measured["counts"])
-    panel.plot(measured["said"], measured["found"], color=draw.BLUE, linewidth=1.4, zorder=2)
-    sizes = [12 + 400 * count / total for count in measured["counts"]]
-    panel.scatter(measured["said"], measured["found"], s=sizes, color=draw.BLUE, edgecolor="white", zorder=3)
+    shares = zip(measured["found"], measured["counts"], strict=True)
+    doubt = [sqrt(share * (1 - share) / count) for share, count in shares]
+    style = {"color": draw.BLUE, "linewidth": 1.4, "markersize": 6, "elinewidth": 1, "capsize": 0}
+    panel.errorbar(measured["said"], measured["found"], yerr=doubt, fmt="o-", **style)
     panel.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     draw.plain_axes(panel)
     panel.set_xlabel("confidence", fontsize=draw.MEDIUM, color=draw.GREY)

@@ -34,3 +34,14 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def quiet_ray(monkeypatch):
+    """No cluster of someone else's, no token file; what was started ends with the test."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    yield
+    import ray
+
+    ray.shutdown()

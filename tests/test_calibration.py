@@ -87,7 +87,7 @@ def test_by_hand():
     # Root mean square radius equal to the radius: 1 - 1/e.
     said = calibration.uncalibrated((np.array([[0.6]]), np.array([[0.8]])), np.array([1.0]))
     assert said[0, 0] == pytest.approx(1 - np.exp(-1))
-    found = calibration.reliability(np.array([0.05, 0.05, 0.95, 1.0]), np.array([False, True, True, True]))
+    found = calibration.reliability(np.array([0.05, 0.05, 0.95, 1.0]), np.array([False, True, True, True]), bins=2)
     assert found.counts == (2, 2) and found.said == pytest.approx((0.05, 0.975)) and found.found == (0.5, 1.0)
     assert found.error == pytest.approx((0.45 * 2 + 0.025 * 2) / 4)
     with pytest.raises(ValueError, match="at least one point"):
@@ -101,4 +101,4 @@ def test_the_picture_says_what_it_shows():
     picture = figure(found.to_json(), "probability that a point is near")
     assert f"calibration error {found.error:.3f}, 150 points" in picture.get_label()
     (panel,) = picture.axes
-    np.testing.assert_allclose(panel.collections[0].get_offsets(), np.c_[found.said, found.found])
+    np.testing.assert_allclose(panel.lines[1].get_xydata(), np.c_[found.said, found.found])

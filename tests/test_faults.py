@@ -155,15 +155,6 @@ class DeadlyFolder(Folder):
         return Deadly(kind="centre")
 
 
-@pytest.fixture
-def quiet_ray(monkeypatch):
-    """No cluster of someone else's, no token file."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    yield
-    ray.shutdown()
-
-
 def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -184,7 +184,8 @@ def test_a_hundred_thousand_images(model, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ray_data_says_the_same(stranger, model, tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_ray_data_says_the_same(quiet_ray, stranger, model, tmp_path, monkeypatch):
     monkeypatch.setattr(bulk, "PART", 3)
     root, files = find(stranger)
     items = [Item(file, None) for file in files]

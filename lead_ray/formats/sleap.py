@@ -54,7 +54,9 @@ def write(schema: Schema, images: Iterable[LabelledImage], path: Path) -> None:
         for image in objects:
             _add(tables, image, frame)
         tables["frames"].append((frame, 0, frame, begin, len(tables["instances"])))
-    video = {"filename": list(files), "backend": {"filename": list(files)}}
+    names = list(files)
+    first = names[0] if names else ""
+    video = {"filename": first, "backend": {"type": "ImageVideo", "filename": first, "filenames": names}}
     types = {"frames": FRAMES, "instances": INSTANCES, "points": POINTS, "pred_points": [*POINTS, ("score", "f8")]}
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
         metadata = file.create_group("metadata")
@@ -64,7 +66,7 @@ def write(schema: Schema, images: Iterable[LabelledImage], path: Path) -> None:
             file.create_dataset(name, data=np.array(rows, types[name]))
         text = h5py.special_dtype(vlen=bytes)
         for name, rows in (
-            ("videos_json", [json.dumps(video).encode()]),
+            ("videos_json", [json.dumps(video).encode()] if names else []),
             ("tracks_json", []),
             ("suggestions_json", []),
         ):
@@ -149,7 +151,7 @@ def _skeleton(path: Path, metadata: dict[str, Any]) -> Schema:
 
 def _image_file(path: Path, video: dict[str, Any], frame: int) -> str:
     named = video.get("backend", video)
-    files = named.get("image_filenames") or named.get("filename", video.get("filename"))
+    files = named.get("filenames") or named.get("image_filenames") or named.get("filename", video.get("filename"))
     if not isinstance(files, list):
         raise ValueError(f"{path}: labels frames of a video ({files}); export its frames as images first")
     return files[frame].replace("\\", "/")
