@@ -22,7 +22,7 @@ from lead_ray.regressor import CHUNK, Blocks, Regressor, responses
 MEMBERS = 8
 LEFT_OUT = 3  # of eight images, every member has not seen so many
 GRID = 24
-LARGEST = 2**25  # bytes of all members' convolutions; beyond, they get by with fewer virtual points
+LARGEST = 2**26  # bytes of all members' convolutions; beyond, they get by with fewer virtual points
 PRIOR = 0.45  # standard deviation of a landmark about where it was annotated, normalised units
 SHARPNESS = 0.06  # temperature of a match's similarities
 

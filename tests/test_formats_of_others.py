@@ -34,19 +34,19 @@ def test_pycocotools_reads_coco(tmp_path):
 
 
 def test_pandas_reads_deeplabcut_as_deeplabcut_does(tmp_path, folder):
-    deep = tuple(replace(one, file=f"labeled-data/session 1/{place}.png") for place, one in enumerate(some().images))
+    deep = tuple(replace(one, file=f"labeled-data/video 1/{place}.png") for place, one in enumerate(some().images))
     path = tmp_path / "CollectedData_me.csv"
     formats.write("deeplabcut", Labels(schema=SCHEMA, images=deep), path)
     table = pandas.read_csv(path, index_col=[0, 1, 2], header=[0, 1, 2])
-    assert table.index[1] == ("labeled-data", "session 1", "1.png")
+    assert table.index[1] == ("labeled-data", "video 1", "1.png")
     assert table["lead_ray"]["right eye"]["x"].tolist() == [30.125, 30.125, 30.125]
     assert np.isnan(table["lead_ray"]["Schnabel, oben"]["y"].iloc[1])
     # Its own files: pandas' to_csv of such a table, one index column in old projects.
-    old = table.set_axis([f"labeled-data\\session 1\\{place}.png" for place in range(3)])
+    old = table.set_axis([f"labeled-data\\video 1\\{place}.png" for place in range(3)])
     old.to_csv(tmp_path / "old.csv")
-    with pytest.raises(ValueError, match=r"labeled-data/session 1/0\.png cannot be read"):
+    with pytest.raises(ValueError, match=r"labeled-data/video 1/0\.png cannot be read"):
         formats.read("deeplabcut", tmp_path / "old.csv", images=folder)
-    (tmp_path / "labeled-data" / "session 1").mkdir(parents=True)
+    (tmp_path / "labeled-data" / "video 1").mkdir(parents=True)
     for one in deep:
         Image.new("L", one.size).save(tmp_path / one.file)
     for name in ("CollectedData_me.csv", "old.csv"):
@@ -96,22 +96,21 @@ def test_datumaros_cvat_file_is_read():
 
 
 def test_label_studios_converter_reads_ours(tmp_path):
-    """Its COCO export has the points where they were written, half a pixel from ours: it counts from the corner."""
+    """Its COCO export has whole pixels, from the corner: half a pixel from ours before rounding."""
     sdk = pytest.importorskip("label_studio_sdk.converter")
     labels = Labels(schema=SCHEMA, images=(image(ODD[0]), image(ODD[1], (2, 2, 0))))
     formats.write("label-studio", labels, tmp_path / "tasks.json")
-    config = '<View><Image name="image" value="$image"/><KeyPointLabels name="label" toName="image">'
-    config += "".join(f'<Label value="{name}"/>' for name in SCHEMA.names) + "</KeyPointLabels></View>"
+    names = (f'<Label value="{name}" model_index="{place}"/>' for place, name in enumerate(SCHEMA.names))
+    points = f'<KeyPointLabels name="label" toName="image">{"".join(names)}</KeyPointLabels>'
+    config = f'<View><Image name="image" value="$image"/>{points}</View>'
     converter = sdk.Converter(config, str(tmp_path), download_resources=False)
-    converter.convert_to_json(str(tmp_path / "tasks.json"), str(tmp_path / "out"), is_dir=False)
-    theirs = json.loads((tmp_path / "out" / "result.json").read_text())
-    for task, ours in zip(theirs, labels.images, strict=True):
-        assert task["image"] == ours.file
-        found = {one["keypointlabels"][0]: (one["x"], one["y"]) for one in task["label"]}
-        assert set(found) == {name for name, mark in zip(SCHEMA.names, ours.marks, strict=True) if mark}
-        for name, (x, y) in found.items():
-            at = ours.points[SCHEMA.names.index(name)]
-            assert (x * 64 / 100 - 0.5, y * 48 / 100 - 0.5) == pytest.approx(at.tolist(), abs=1e-4)
+    converter.convert_to_coco(str(tmp_path / "tasks.json"), str(tmp_path / "out"), is_dir=False)
+    theirs = json.loads((tmp_path / "out" / "result.json").read_text())["annotations"]
+    for found, ours in zip(theirs, labels.images, strict=True):
+        triples = np.array(found["keypoints"]).reshape(-1, 3)
+        assert (triples[:, 2] > 0).tolist() == (ours.marks > 0).tolist()
+        there = ours.marks > 0
+        np.testing.assert_allclose(triples[there, :2], ours.points[there] + 0.5, atol=0.5)
 
 
 def test_label_studios_habits(tmp_path):

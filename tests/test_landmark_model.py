@@ -14,10 +14,12 @@ from PIL import Image
 
 import lead_ray
 from lead_ray import fit as fit_command
-from lead_ray import fitting, formats, landmark_model
+from lead_ray import fitting, formats, landmark_model, readout
 from lead_ray.data.crops import BadImage
 from lead_ray.export import Export, Network, export
 from lead_ray.labels import Labels
+from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
+from lead_ray.models.trunk import Trunk, TrunkSettings
 
 COUNT = 16
 
@@ -220,3 +222,17 @@ def test_wrong_calls(model, saved, tmp_path, unchecked):
             (broken / file.name).write_bytes(text.encode() if file.name == name else file.read_bytes())
         with pytest.raises(ValueError, match=message):
             lead_ray.load(broken)
+
+
+def test_a_resnet50_stays_below_100_megabytes(monkeypatch):
+    """Half precision; the read-out is held to a size whatever the landmarks and channels."""
+    with torch.device("meta"):
+        trunk = Trunk(TrunkSettings(depth=50))
+        encoder = DenseEncoder(trunk, Fpn(trunk.channels, FpnSettings(dim=256)))
+    assert 2 * sum(value.numel() for value in encoder.state_dict().values()) + readout.LARGEST / 2 < 100e6
+    monkeypatch.setattr(readout, "LARGEST", 2**14)
+    generator = torch.Generator().manual_seed(0)
+    blocks = [torch.randn(4, 16, 6, 6, generator=generator)]
+    landmarks, seen = torch.rand(4, 2, 2, generator=generator) - 0.5, torch.ones(4, 2, dtype=torch.bool)
+    made, _ = readout.fit_ensemble(blocks, landmarks, seen, members=2, points=5000)
+    assert made.regressor.weights[0].nbytes == 2**14

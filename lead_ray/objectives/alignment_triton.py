@@ -95,7 +95,7 @@ def _backward_kernel(
 ):  # fmt: skip
     """One tile of one side's locations: the sum of (q - p) times the other side's vectors.
 
-    ROWS: whether this side is image a, whose locations the distributions belong to. WIDTH: channels or more, a power of 2.
+    ROWS: whether this side is image a, to whose locations the distributions belong. WIDTH: >= channels, a power of 2.
     """
     image = tl.program_id(1).to(tl.int64)
     first, second = first + image * owns * columns, second + image * others * columns
