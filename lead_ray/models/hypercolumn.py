@@ -2,14 +2,11 @@
 
 Bilinear upsampling is linear: with block outputs F_l and upsampling matrices U_l,
 H_a^T H_b = sum_l U_l (F_al^T F_bl) U_l^T. A block of more channels than locations enters by its Gram matrix at native
-resolution: of the 3840 channels of the paper's ResNet-50 on 96 px, 445 remain. At 256 px, where they would be 1088,
-`RowwiseSimilarity` upsamples products in the place of descriptors, and keeps 576.
+resolution: of the 3840 channels of the paper's ResNet-50 on 96 px, 445 remain.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from math import floor
 from typing import Literal, get_args
 
 import torch
@@ -23,8 +20,6 @@ from lead_ray.similarity import upsampling as side_upsampling
 Normalisation = Literal["per-layer", "global", "centred"]
 Blocks = Sequence[Float[Tensor, "_ _ _ _"]]
 Size = tuple[int, int]
-FEW_COLUMNS = 256
-"""Multiplying this many columns more takes a core about as long as upsampling the product instead."""
 
 
 def hypercolumn(blocks: Blocks, size: int) -> Float[Tensor, "b c size size"]:
@@ -58,109 +53,15 @@ def similarity_factors(
     Shapes: n, m locations of the grids size_a, size_b, row-major; k columns: as many for each block as it has
     channels, or locations in image b if those are fewer. No gradient: the teacher is frozen.
     """
-    pairs, scales_a, scales_b = _prepared(blocks_a, blocks_b, size_a, size_b, normalisation)
+    pairs, scales_a, scales_b = paired(blocks_a, blocks_b, size_a, size_b, normalisation)
     maps_a, maps_b = zip(*pairs, strict=True)
-    return _columns(maps_a, scales_a, size_a), _columns(maps_b, scales_b, size_b)
+    return side_by_side(maps_a, scales_a, size_a), side_by_side(maps_b, scales_b, size_b)
 
 
-@dataclass(frozen=True)
-class _Level:
-    """One block's part in the similarities."""
-
-    table: Tensor
-    """[b, h * w, k]: the map of image a, location by location."""
-    native: Size
-    """h, w."""
-    scale: Tensor
-    """[b, n, 1], of the resized vectors."""
-    other: Tensor | None = None
-    """[b, k, places]: the map of image b; None if the table holds products already, or descriptors are resized."""
-    other_native: Size | None = None
-    """h, w of the products that are resized in the place of descriptors."""
-    other_scale: Tensor | None = None
-    """[b, 1, m]."""
-
-    def rows(self, images: slice, rows: slice, size: Size, out: Tensor | None = None) -> Tensor:
-        """[images, rows, k]: scaled descriptors of some locations of the grid."""
-        if size == self.native:
-            return torch.mul(self.table[images, rows], self.scale[images, rows], out=out)
-        reached, weights = _weights(self.native, size, rows.start, rows.stop, self.table.dtype, self.table.device)
-        table = self.table[images, reached]
-        return torch.mul(torch.bmm(weights.expand(len(table), -1, -1), table), self.scale[images, rows], out=out)
-
-
-@lru_cache(maxsize=512)  # all of a ResNet-50's at 256 px: 3 MB
-def _weights(
-    native: Size, size: Size, start: int, stop: int, dtype: torch.dtype, device: torch.device
-) -> tuple[slice, Tensor]:
-    """Some rows of the matrix U of bilinear resizing: the native locations that they reach, and the weights there."""
-    (height, width), (rows, columns) = native, size
-    like = torch.empty((), dtype=dtype, device=device)
-    # Two native lines about each line of the grid.
-    first, last = (floor((line // columns + 0.5) * height / rows - 0.5) for line in (start, stop - 1))
-    first, last = max(0, first), min(height, last + 2)
-    place = torch.arange(start, stop, device=device)
-    down = side_upsampling(height, rows, like)[place // columns, first:last]
-    across = side_upsampling(width, columns, like)[place % columns]
-    return slice(first * width, last * width), (down[:, :, None] * across[:, None, :]).flatten(1)
-
-
-class RowwiseSimilarity:
-    """similarity() times a factor, some rows at a time: no matrix of n rows is kept, of m rows only narrow ones.
-
-    A block of many channels and fewer locations than the grid is not resized itself: its products are, row by row.
-    """
-
-    @torch.no_grad()
-    def __init__(
-        self,
-        blocks_a: Blocks,
-        blocks_b: Blocks,
-        *,
-        size_a: Size,
-        size_b: Size,
-        normalisation: Normalisation,
-        factor: float = 1.0,
-    ):
-        pairs, scales_a, scales_b = _prepared(blocks_a, blocks_b, size_a, size_b, normalisation)
-        self.size_a, self.size_b = size_a, size_b
-        self.near: list[_Level] = []
-        self.far: list[_Level] = []
-        columns = []
-        for (a, b), block, scale_a, scale_b in zip(pairs, blocks_b, scales_a, scales_b, strict=True):
-            level = _locations(a), tuple(a.shape[2:]), factor * scale_a
-            if b.shape[1] * (1 - b.shape[2:].numel() / (size_b[0] * size_b[1])) > FEW_COLUMNS:
-                other = None if _is_wide(block) else b.flatten(2)
-                self.far.append(_Level(*level, other, tuple(b.shape[2:]), scale_b.mT))
-            else:
-                self.near.append(_Level(*level))
-                columns.append((b, scale_b))
-        self.widths = [each.shape[1] for each, _ in columns]
-        self.second = _columns(*zip(*columns, strict=True), size_b) if columns else None
-
-    def rows(self, images: slice, rows: slice) -> Float[Tensor, "b rows m"]:
-        """Of these images, and these of the n locations."""
-        found = None
-        if self.near:
-            second = self.second[images]
-            first = second.new_empty(len(second), rows.stop - rows.start, second.shape[2])
-            for level, place in zip(self.near, first.split(self.widths, dim=2), strict=True):
-                level.rows(images, rows, self.size_a, out=place)
-            found = torch.bmm(first, second.mT)
-        for level in self.far:
-            native = level.rows(images, rows, self.size_a)
-            if level.other is not None:
-                native = torch.bmm(native, level.other[images])
-            resized = _resized(native.unflatten(2, level.other_native), self.size_b).flatten(2)
-            resized.mul_(level.other_scale[images])
-            found = resized if found is None else found.add_(resized)
-        return found
-
-
-def _prepared(
+def paired(
     blocks_a: Blocks, blocks_b: Blocks, size_a: Size, size_b: Size, normalisation: Normalisation
 ) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor], list[Tensor]]:
-    """Pairs of maps whose products are the blocks', and what to multiply their resized vectors with."""
+    """Pairs of maps whose products are the blocks', and what to multiply their resized vectors with, [b, n or m, 1]."""
     if normalisation not in get_args(Normalisation):
         raise ValueError(f"normalisation must be one of {get_args(Normalisation)}, got {normalisation!r}")
     if normalisation == "centred":
@@ -194,14 +95,14 @@ def _centred(block: Tensor, size: Size) -> Tensor:
     return block - (block @ across @ down)[:, :, None, None]
 
 
-def _locations(block: Tensor) -> Tensor:
+def locations(block: Tensor) -> Tensor:
     """[b, h * w, c]: a view where memory is channels-last."""
     return block.flatten(2).mT
 
 
 def _gram(a: Tensor, b: Tensor) -> Tensor:
     """F_a^T F_b as a map over image a with one channel for each location of b."""
-    return torch.bmm(_locations(a), b.flatten(2)).unflatten(1, a.shape[2:]).permute(0, 3, 1, 2)
+    return torch.bmm(locations(a), b.flatten(2)).unflatten(1, a.shape[2:]).permute(0, 3, 1, 2)
 
 
 def _identity(block: Tensor) -> Tensor:
@@ -211,13 +112,13 @@ def _identity(block: Tensor) -> Tensor:
     return eye.unflatten(0, block.shape[2:])[None].permute(0, 3, 1, 2)
 
 
-def _is_wide(block: Tensor) -> bool:
+def is_wide(block: Tensor) -> bool:
     return block.shape[1] > block.shape[2:].numel()
 
 
 def _narrowed(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps of the same products at all pairs of locations as a and b, resized or not, of fewer channels."""
-    return (_gram(a, b), _identity(b)) if _is_wide(b) else (a, b)
+    return (_gram(a, b), _identity(b)) if is_wide(b) else (a, b)
 
 
 def _scales(blocks: Blocks, size: Size, per_layer: bool) -> list[Tensor]:
@@ -232,16 +133,16 @@ def _squares(block: Tensor, size: Size) -> Tensor:
     """[b, n]: squared lengths of the resized vectors, from the block itself, its Gram matrix or its neighbours."""
     if block.shape[2:] == size:
         return torch.linalg.vector_norm(block, dim=1).square().flatten(1)
-    if _is_wide(block):  # the diagonal of U (F^T F) U^T
+    if is_wide(block):  # the diagonal of U (F^T F) U^T
         return (_resized(_gram(block, block), size) * _resized(_identity(block), size)).sum(dim=1).flatten(1)
     sides = (side_upsampling(native, cells, block) for native, cells in zip(block.shape[2:], size, strict=True))
     return resized_square(block, *sides).flatten(1)
 
 
-def _columns(maps: Blocks, scales: Sequence[Tensor], size: Size) -> Tensor:
+def side_by_side(maps: Blocks, scales: Sequence[Tensor], size: Size) -> Tensor:
     """[b, n, k]: maps resized and scaled, side by side."""
     columns = scales[0].new_empty(*scales[0].shape[:2], sum(each.shape[1] for each in maps))
     places = columns.split([each.shape[1] for each in maps], dim=2)
     for place, each, scale in zip(places, maps, scales, strict=True):
-        torch.mul(_locations(_resized(each, size)), scale, out=place)
+        torch.mul(locations(_resized(each, size)), scale, out=place)
     return columns

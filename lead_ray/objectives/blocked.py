@@ -5,7 +5,6 @@ has nothing to compute again, and nothing of size n x m is kept. On GPUs with Tr
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from math import ceil
 
 import torch
@@ -14,7 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lead_ray.models.hypercolumn import Blocks, Normalisation, RowwiseSimilarity, similarity_factors
+from lead_ray.machine import quick_products
+from lead_ray.models.hypercolumn import Blocks, Normalisation, similarity_factors
+from lead_ray.models.rowwise import RowwiseSimilarity
 from lead_ray.objectives import alignment_triton
 
 BLOCK_BYTES = {"cpu": 2**20, "cuda": 2**28}
@@ -41,12 +42,13 @@ def blocked_alignment(
 
     Shapes: teacher's blocks at native resolution, finest first; student maps, L2-normalised here, whose grids are
     those of the compared locations. In single precision at least; under autocast, products of single precision are
-    multiplied as _quick_products() says, summed in single precision all the same.
+    multiplied as quick_products() says, summed in single precision all the same.
     Range: nats. The loss has a gradient with respect to the student maps, not to the blocks, and no second one.
     """
     device, precision = student_a.device.type, torch.promote_types(student_a.dtype, torch.float32)
     size_a, size_b = tuple(student_a.shape[2:]), tuple(student_b.shape[2:])
     n, m = student_a.shape[2:].numel(), student_b.shape[2:].numel()
+    quick = torch.is_autocast_enabled(device)
     together = max(1, GROUP_BYTES.get(device, GROUP_BYTES["cuda"]) // (n * m * precision.itemsize))
     rows = (block_bytes or BLOCK_BYTES.get(device, BLOCK_BYTES["cuda"])) // (m * precision.itemsize)
 
@@ -54,12 +56,16 @@ def blocked_alignment(
         """Logits of a group of images."""
         parts = ([block[images].to(precision) for block in blocks] for blocks in (blocks_a, blocks_b))
         return RowwiseSimilarity(
-            *parts, size_a=size_a, size_b=size_b, normalisation=normalisation, factor=1 / teacher_temperature
+            *parts,
+            size_a=size_a,
+            size_b=size_b,
+            normalisation=normalisation,
+            factor=1 / teacher_temperature,
+            quick=quick,
         )
 
     wanted = torch.is_grad_enabled() and (student_a.requires_grad or student_b.requires_grad)
     a, b = (student.flatten(2).mT for student in (student_a, student_b))
-    quick = torch.is_autocast_enabled(device)
     with torch.autocast(device, enabled=False):
         if alignment_triton.usable(student_a.device, precision):
             parts = ([block.to(precision) for block in blocks] for blocks in (blocks_a, blocks_b))
@@ -68,22 +74,6 @@ def blocked_alignment(
             temperatures = {"temperature": temperature, "teacher_temperature": teacher_temperature}
             return alignment_triton.fused_alignment(*units, *factors, **temperatures, quick=quick)
         return _Alignment.apply(a, b, teacher, temperature, precision, together, rows, wanted, quick)
-
-
-@contextmanager
-def _quick_products(kind: str, quick: bool) -> Iterator[None]:
-    """Matrix products of single precision by bf16 factors on a CPU that has them (AMX), by TF32 on a GPU.
-
-    Unit vectors of bf16 factors have cosines within about 2e-4: 0.004 nats of a logit at temperature 0.05.
-    """
-    backend = torch.backends.mkldnn.matmul if kind == "cpu" else torch.backends.cuda.matmul
-    before = backend.fp32_precision
-    if quick:
-        backend.fp32_precision = "bf16" if kind == "cpu" else "tf32"
-    try:
-        yield
-    finally:
-        backend.fp32_precision = before
 
 
 class _Alignment(torch.autograd.Function):
@@ -109,17 +99,17 @@ class _Alignment(torch.autograd.Function):
             similar = teacher(group)
             (a, length_a), (b, length_b) = (_unit(student[group].to(precision)) for student in (student_a, student_b))
             grad_b = torch.zeros_like(b) if wanted else None
-            with _quick_products(student_a.device.type, quick):
-                for own in _blocks(*a.shape[:2], rows):
-                    other = b[own[0]]
-                    loss, entropy, excess = _block(similar.rows(*own), a[own], other, temperature, wanted)
+            for own in _blocks(*a.shape[:2], rows):
+                logits, other = similar.rows(*own), b[own[0]]
+                with quick_products(student_a.device.type, quick):
+                    loss, entropy, excess = _block(logits, a[own], other, temperature, wanted)
                     losses.append(loss)
                     entropies.append(entropy)
                     if wanted:
                         grad_a = torch.bmm(excess, other)
                         grads[0][group][own] = _through_unit(grad_a, a[own], length_a[own] * temperature)
                         grad_b[own[0]].baddbmm_(excess.mT, a[own])
-                        del excess, grad_a  # before the next block's are made
+                del logits, excess  # before the next block's are made
             if wanted:
                 grads[1][group] = _through_unit(grad_b, b, length_b * temperature)
             del similar, a, b, grad_b  # before the next group's are made
