@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lead_ray.landmark_model import LandmarkModel
+    from lead_ray.landmarks.model import LandmarkModel
 
 
 def load(path: Path | str) -> "LandmarkModel":
@@ -12,6 +12,6 @@ def load(path: Path | str) -> "LandmarkModel":
 
     Raises: FileNotFoundError if there is none; ValueError if it is damaged.
     """
-    from lead_ray import landmark_model  # only now: `import lead_ray` must not wait for torch
+    from lead_ray.landmarks import model  # only now: `import lead_ray` must not wait for torch
 
-    return landmark_model.load(path)
+    return model.load(path)

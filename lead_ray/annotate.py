@@ -94,7 +94,7 @@ def _mark(model: str) -> str:
 
 
 def _proposer(model: str):
-    from lead_ray.proposer import Proposer
+    from lead_ray.landmarks.proposer import Proposer
 
     return Proposer(model)
 
@@ -117,7 +117,7 @@ def _listening(port: int | None) -> socket.socket:
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("annotate"):
-        serve(tyro.cli(Annotate, args=arguments, description=__doc__))
+        serve(tyro.cli(Annotate, prog="lead-ray annotate", args=arguments, description=__doc__))
 
 
 if __name__ == "__main__":

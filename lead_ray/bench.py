@@ -14,6 +14,7 @@ import tyro
 
 from lead_ray.errors import for_people
 from lead_ray.speed.ingest import Ingest
+from lead_ray.speed.kept import Kept
 from lead_ray.speed.readout import Readout
 from lead_ray.speed.scale import Scale
 from lead_ray.speed.stage2 import Stage2
@@ -28,12 +29,13 @@ Measurements = (
     | Annotated[Readout, tyro.conf.subcommand("readout")]
     | Annotated[Workers, tyro.conf.subcommand("workers")]
     | Annotated[Scale, tyro.conf.subcommand("scale")]
+    | Annotated[Kept, tyro.conf.subcommand("table")]
 )
 
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("bench"):
-        tyro.cli(Measurements, args=arguments, description=__doc__).run()
+        tyro.cli(Measurements, prog="lead-ray bench", args=arguments, description=__doc__).run()
 
 
 if __name__ == "__main__":

@@ -18,15 +18,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lead_ray import landmark_model
 from lead_ray.artefacts import atomic, digest, read_json, write_json
 from lead_ray.data.crops import BadImage
 from lead_ray.data.folder import SUFFIXES
 from lead_ray.formats.own import image_from_json, image_to_json
 from lead_ray.formats.table import opened
-from lead_ray.framing import Box
-from lead_ray.labels import LabelledImage, Mark
-from lead_ray.landmark_model import BATCH, LandmarkModel
+from lead_ray.landmarks import model as landmark_model
+from lead_ray.landmarks.framing import Box
+from lead_ray.landmarks.labels import LabelledImage, Mark
+from lead_ray.landmarks.model import BATCH, LandmarkModel
 
 PART = 512  # images
 

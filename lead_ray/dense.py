@@ -13,17 +13,17 @@ import tyro
 from torch import Tensor, nn
 
 from lead_ray.artefacts import plain
+from lead_ray.augmentation.noise import Noise, noisy_views
+from lead_ray.augmentation.warped import warped_views
 from lead_ray.errors import for_people
 from lead_ray.launch import run
 from lead_ray.models import teacher, weights
 from lead_ray.models.dve import DveNetworkSettings
-from lead_ray.noise import Noise, noisy_views
 from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives.equivariance import Dve, DveSettings, Equivariance, EquivarianceSettings
 from lead_ray.settings_file import command_line
 from lead_ray.stage import Stage
 from lead_ray.train import Optim
-from lead_ray.warped import warped_views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Dense(Stage):
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("dense"):
-        run(command_line(Dense, arguments, __doc__))
+        run(command_line(Dense, arguments, __doc__, "lead-ray dense"))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from typing import Any
 
 import tyro
 
-from lead_ray import measure, shards, storage
+from lead_ray import storage
 from lead_ray.artefacts import read_json, write_json
-from lead_ray.details import details, save
 from lead_ray.errors import for_people
-from lead_ray.evaluation import Evaluate, Features, Reduce, result_name, told
+from lead_ray.evaluation import measure
+from lead_ray.evaluation.details import details, save
+from lead_ray.evaluation.settings import Evaluate, Features, Reduce, result_name, told
+from lead_ray.images import shards
 from lead_ray.machine import environment
 
 __all__ = ["Evaluate", "Features", "Reduce", "details", "evaluate", "evaluate_each", "numbers", "paths"]
@@ -59,7 +61,7 @@ def numbers(result: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("evaluate"):
-        results = evaluate_each(tyro.cli(Evaluate, args=arguments, description=__doc__))
+        results = evaluate_each(tyro.cli(Evaluate, prog="lead-ray evaluate", args=arguments, description=__doc__))
     for result in results:
         for name, value in numbers(result).items():
             rows = value if name == "by_factor" else [value]

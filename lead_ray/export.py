@@ -22,12 +22,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lead_ray import augment, calibration, geometry, landmark_model
+from lead_ray import geometry
 from lead_ray.artefacts import atomic
+from lead_ray.augmentation import augment
 from lead_ray.errors import for_people
-from lead_ray.landmark_model import LandmarkModel
-from lead_ray.prediction import SMALLEST, View
-from lead_ray.readout import GRID, Ensemble, Reading, heat_width
+from lead_ray.landmarks import calibration
+from lead_ray.landmarks import model as landmark_model
+from lead_ray.landmarks.model import LandmarkModel
+from lead_ray.landmarks.prediction import SMALLEST, View
+from lead_ray.landmarks.readout import GRID, Ensemble, Reading, heat_width
 
 NEEDED = ("onnx", "onnxscript")
 

@@ -8,8 +8,10 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lead_ray import augment, geometry, shards, storage
+from lead_ray import geometry, storage
 from lead_ray.artefacts import atomic
+from lead_ray.augmentation import augment
+from lead_ray.images import shards
 from lead_ray.models import weights
 
 MARGIN = weights.FACES.margin

@@ -10,11 +10,12 @@ from typing import Annotated
 
 import tyro
 
-from lead_ray import fitting, formats
+from lead_ray import formats
 from lead_ray.artefacts import atomic
 from lead_ray.errors import for_people
-from lead_ray.landmark_model import LandmarkModel
-from lead_ray.reliability import figure
+from lead_ray.landmarks import fitting
+from lead_ray.landmarks.model import LandmarkModel
+from lead_ray.reporting.reliability import figure
 
 
 @dataclass(frozen=True, kw_only=True)

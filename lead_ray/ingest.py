@@ -8,8 +8,8 @@ from itertools import islice
 import numpy as np
 from jaxtyping import UInt8
 
-from lead_ray.decoding import decode_row
-from lead_ray.feed import Source, in_background
+from lead_ray.images.decoding import decode_row
+from lead_ray.images.feed import Source, in_background
 
 SECTION = 256  # shards of one data set: a list of them that Ray Data takes in no time
 DECODING = 0.1  # of a core, that a task of one shard asks for

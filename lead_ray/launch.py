@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from lead_ray import feed, ingest, storage
+from lead_ray import ingest, storage
 from lead_ray.artefacts import RunFolder
 from lead_ray.errors import WorkerError
+from lead_ray.images import feed
 from lead_ray.machine import cores
 from lead_ray.progress import Phase, phase
 from lead_ray.stage import Stage, open_images, pick_device, work

@@ -33,7 +33,7 @@ Pictures = (
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("plot"):
-        tyro.cli(Pictures, args=arguments, description=__doc__).make()
+        tyro.cli(Pictures, prog="lead-ray plot", args=arguments, description=__doc__).make()
 
 
 if __name__ == "__main__":

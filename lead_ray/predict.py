@@ -16,13 +16,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lead_ray import boxes, formats, landmark_model, overlays
+from lead_ray import formats
 from lead_ray.artefacts import atomic
 from lead_ray.bulk import Item, Parts, find, predict_parts, write_bad
 from lead_ray.data.crops import BadImage
 from lead_ray.errors import for_people
-from lead_ray.labels import LabelledImage, Schema
+from lead_ray.landmarks import boxes
+from lead_ray.landmarks import model as landmark_model
+from lead_ray.landmarks.labels import LabelledImage, Schema
 from lead_ray.progress import phase
+from lead_ray.reporting import overlays
 
 BY_SUFFIX = {".csv": "csv", ".json": "coco", ".xml": "cvat", ".slp": "sleap", "": "pts"}
 SHOWN = 3  # bad images that are named on the screen

@@ -28,7 +28,7 @@ from lead_ray.data.rows import Reader
 from lead_ray.data.synthetic import Synthetic
 from lead_ray.data.w300 import W300
 from lead_ray.errors import for_people
-from lead_ray.packing import (
+from lead_ray.images.packing import (
     Encoding,
     Packing,
     collect_splits,
@@ -39,8 +39,8 @@ from lead_ray.packing import (
     remove_leftovers,
     summary,
 )
+from lead_ray.images.shards import Manifest
 from lead_ray.progress import phase
-from lead_ray.shards import Manifest
 
 READERS: tuple[type[Reader], ...] = (
     CelebA,

@@ -62,7 +62,7 @@ class Pretrain(Stage):
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("pretrain"):
-        run(command_line(Pretrain, arguments, __doc__))
+        run(command_line(Pretrain, arguments, __doc__, "lead-ray pretrain"))
 
 
 if __name__ == "__main__":

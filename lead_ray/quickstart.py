@@ -16,6 +16,7 @@ import tyro
 from rich.console import Console
 
 from lead_ray.artefacts import RunFolder, read_json, write_json
+from lead_ray.augmentation.views import ViewSettings
 from lead_ray.data.synthetic import Synthetic
 from lead_ray.dense import Dense
 from lead_ray.errors import for_people
@@ -32,7 +33,6 @@ from lead_ray.pretrain import Pretrain
 from lead_ray.progress import phase
 from lead_ray.quickstart_page import READOUT, make_page, make_table
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
 
 CARRIED = Path(__file__).parent / "models" / "synthetic-faces.safetensors"
 SEEDS = (0, 1, 2)
@@ -200,7 +200,7 @@ def quickstart(settings: Quickstart) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    settings = tyro.cli(Quickstart, args=arguments, description=__doc__)
+    settings = tyro.cli(Quickstart, prog="lead-ray quickstart", args=arguments, description=__doc__)
     with for_people("quickstart"):
         summary = quickstart(settings)
     Console().print(make_table(summary).rich())

@@ -6,13 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lead_ray import features, geometry, regression, report, shards
+from lead_ray import features, geometry
 from lead_ray.artefacts import RunFolder
+from lead_ray.evaluation.matching import Matching, match_pairs
 from lead_ray.figures import correspondence, curves, faces
-from lead_ray.matching import Matching, match_pairs
+from lead_ray.images import shards
 from lead_ray.models import weights
-from lead_ray.report import Page, Section
-from lead_ray.tables import Cell, Column, Row, Table
+from lead_ray.readouts import regression
+from lead_ray.reporting import report
+from lead_ray.reporting.report import Page, Section
+from lead_ray.reporting.tables import Cell, Column, Row, Table
 
 LABELS = {
     "stage 2": ("LEAD stage 2, 64-d map", "LEAD"),

@@ -17,7 +17,9 @@ BESIDE = "matters"  # what config.json holds beside the settings; see RunFolder.
 Settings = TypeVar("Settings")
 
 
-def command_line(kind: type[Settings], arguments: Sequence[str] | None, description: str | None) -> Settings:
+def command_line(
+    kind: type[Settings], arguments: Sequence[str] | None, description: str | None, prog: str | None = None
+) -> Settings:
     """The settings that these words (None: this process's) ask for; those of a file named by --config are the defaults.
 
     Raises: ValueError, OSError naming the file, and the field in it, that is wrong. SystemExit for wrong flags.
@@ -31,7 +33,7 @@ def command_line(kind: type[Settings], arguments: Sequence[str] | None, descript
             raise ValueError(f"{FLAG} needs a file: a run's config.json, or one like it")
         default = {"default": read(kind, Path(words[place + 1]))}
         del words[place : place + 2]
-    return tyro.cli(kind, args=words, description=said, **default)
+    return tyro.cli(kind, args=words, prog=prog, description=said, **default)
 
 
 def read(kind: type[Settings], file: Path) -> Settings:

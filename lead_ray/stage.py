@@ -10,14 +10,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from lead_ray import feed, sampling, shards, train, views
+from lead_ray import train
 from lead_ray.artefacts import RunFolder, atomic, plain
+from lead_ray.augmentation import views
+from lead_ray.augmentation.views import ViewSettings
+from lead_ray.images import feed, sampling, shards
+from lead_ray.images.sampling import Sampling
 from lead_ray.machine import denormals_flushed, keep_freed_memory
 from lead_ray.models import weights
 from lead_ray.models.batchnorm import synchronise
-from lead_ray.sampling import Sampling
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
 from lead_ray.worker import Worker, check_agreement, largest, meet
 
 # Settings that change where and how fast a run goes, not what it computes.

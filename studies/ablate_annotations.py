@@ -12,7 +12,7 @@ import tyro
 
 from lead_ray.errors import for_people
 from lead_ray.figures import curves
-from lead_ray.report import Section
+from lead_ray.reporting.report import Section
 from sweep.fill import Entry, cells
 from sweep.study import Study, carry_out, publish, sheets
 

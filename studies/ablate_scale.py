@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 import tyro
 
-from lead_ray.cells import Column
 from lead_ray.errors import for_people
 from lead_ray.evaluate import details
 from lead_ray.figures import curves
-from lead_ray.report import Section
+from lead_ray.reporting.cells import Column
+from lead_ray.reporting.report import Section
 from sweep.fill import Entry, Sheet
 from sweep.study import Study, carry_out, publish
 

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial
 
-from lead_ray import drawing as draw
-from lead_ray.cells import Column
 from lead_ray.errors import for_people
 from lead_ray.figures import curves
-from lead_ray.report import Section
+from lead_ray.reporting import drawing as draw
+from lead_ray.reporting.cells import Column
+from lead_ray.reporting.report import Section
 from sweep.fill import Entry, Sheet, cells
 from sweep.plan import Encoder
 from sweep.search import Search

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import tyro
 
-from lead_ray.cells import Column
 from lead_ray.errors import for_people
+from lead_ray.reporting.cells import Column
 from sweep.fill import Entry, Sheet
 from sweep.study import Study, carry_out, publish
 

@@ -31,14 +31,17 @@ import tyro
 from rich.console import Console
 from torch import Tensor
 
-from lead_ray import features, metrics, readout, regression, shards
+from lead_ray import features, metrics
 from lead_ray.annotating.choose import covering, farthest
 from lead_ray.artefacts import write_json
-from lead_ray.cells import Cell, Column, Row
 from lead_ray.errors import for_people
+from lead_ray.images import shards
+from lead_ray.landmarks import readout
 from lead_ray.machine import environment
 from lead_ray.models import weights
-from lead_ray.tables import Table
+from lead_ray.readouts import regression
+from lead_ray.reporting.cells import Cell, Column, Row
+from lead_ray.reporting.tables import Table
 
 RULES = ("chance", "coverage", "farthest", "disagreement", "both")
 STEP = 5  # images picked between two fits

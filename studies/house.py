@@ -23,8 +23,8 @@ from lead_ray.machine import environment
 from lead_ray.models import weights
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.objectives.align import AlignSettings
-from lead_ray.regression import RegressionSettings
-from lead_ray.tables import Cell, Column, Row, Table
+from lead_ray.readouts.regression import RegressionSettings
+from lead_ray.reporting.tables import Cell, Column, Row, Table
 from lead_ray.train import Optim
 from recipes import coarse_to_fine, small_views
 

@@ -4,12 +4,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lead_ray.augmentation.noise import Noise
+from lead_ray.augmentation.views import ViewSettings
+from lead_ray.augmentation.warped import cl_noise, cl_views, dve_noise, dve_views
 from lead_ray.data.synthetic import Synthetic
 from lead_ray.dense import Dense
 from lead_ray.machine import cores
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.projection import ProjectionSettings
-from lead_ray.noise import Noise
 from lead_ray.objectives.align import AlignSettings
 from lead_ray.objectives.byol import ByolSettings
 from lead_ray.objectives.contrast import ContrastSettings
@@ -18,10 +20,8 @@ from lead_ray.objectives.moco import MocoSettings
 from lead_ray.prepare import prepare
 from lead_ray.pretrain import Pretrain
 from lead_ray.quickstart import CARRIED
-from lead_ray.regression_settings import RegressionSettings, paper
+from lead_ray.readouts.settings import RegressionSettings, paper
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
-from lead_ray.warped import cl_noise, cl_views, dve_noise, dve_views
 from recipes import Stage1, Stage2, coarse_and_fine, compact_stage, small_views
 from sweep.plan import LATER, Encoder, Given, Measure, Train, chain
 from sweep.preset import Preset, TestSet

@@ -10,11 +10,11 @@ from pathlib import Path
 import tyro
 
 from lead_ray.artefacts import read_json, write_json
-from lead_ray.cells import Column
 from lead_ray.errors import for_people
 from lead_ray.figures import bars
 from lead_ray.machine import environment
-from lead_ray.report import Section
+from lead_ray.reporting.cells import Column
+from lead_ray.reporting.report import Section
 from lead_ray.speed.readout import FEATURES, Readout, costs
 from sweep.fill import Kept, Sheet
 from sweep.study import Study, publish, sheets

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lead_ray.artefacts import RunFolder
+from lead_ray.augmentation.views import ViewSettings
 from lead_ray.dense import Dense
 from lead_ray.launch import run
 from lead_ray.models.fpn import FpnSettings
@@ -17,7 +18,6 @@ from lead_ray.objectives.equivariance import DveSettings, EquivarianceSettings
 from lead_ray.objectives.moco import MocoSettings
 from lead_ray.pretrain import Pretrain
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
 
 Stage1 = Literal["contrast", "byol", "moco"]
 Stage2 = Literal["lead", "cl", "cl-fpn", "dve"]

@@ -13,12 +13,12 @@ import torch
 import tyro
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from lead_ray.cells import Column
 from lead_ray.dense import Dense
 from lead_ray.errors import for_people
 from lead_ray.figures import trials
 from lead_ray.pretrain import Pretrain
-from lead_ray.report import Section
+from lead_ray.reporting.cells import Column
+from lead_ray.reporting.report import Section
 from sweep.fill import Entry, Sheet
 from sweep.plan import Encoder, changed
 from sweep.search import Search

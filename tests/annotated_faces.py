@@ -7,7 +7,7 @@ from PIL import Image
 
 import lead_ray
 from lead_ray.data import synthetic
-from lead_ray.labels import LabelledImage, Labels, Schema, palette
+from lead_ray.landmarks.labels import LabelledImage, Labels, Schema, palette
 
 CARRIED = Path(lead_ray.__file__).parent / "models" / "synthetic-faces.safetensors"
 NAMES = ("left eye", "right eye", "nose", "left mouth", "right mouth", "hat")

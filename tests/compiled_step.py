@@ -6,7 +6,8 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from lead_ray import train, views
+from lead_ray import train
+from lead_ray.augmentation import views
 from lead_ray.models import trunk as trunks
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lead_ray.augmentation.views import ViewSettings
 from lead_ray.dense import Dense
 from lead_ray.models import weights
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
 
 FPN = FpnSettings(dim=8, lateral=16, branch=32)
 

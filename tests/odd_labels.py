@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lead_ray.labels import LabelledImage, Labels, Mark, Schema
+from lead_ray.landmarks.labels import LabelledImage, Labels, Mark, Schema
 
 SCHEMA = Schema(
     category="bird",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lead_ray.labels import Mark
+from lead_ray.landmarks.labels import Mark
 
 
 @dataclass(frozen=True, kw_only=True)

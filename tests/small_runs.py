@@ -4,11 +4,11 @@ import socket
 from pathlib import Path
 
 from lead_ray.artefacts import RunFolder
+from lead_ray.augmentation.views import ViewSettings
 from lead_ray.models.trunk import TrunkSettings
 from lead_ray.objectives.byol import ByolSettings
 from lead_ray.pretrain import Pretrain
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
 
 STEPS = 8
 

@@ -19,8 +19,9 @@ import torch
 from safetensors.torch import load_file
 from small_runs import losses, stage1
 
-from lead_ray import artefacts, feed, launch, storage, train
+from lead_ray import artefacts, launch, storage, train
 from lead_ray.artefacts import RunFolder
+from lead_ray.images import feed
 from lead_ray.pretrain import Pretrain
 from lead_ray.stage import open_images, view_pairs
 from lead_ray.train import Optim

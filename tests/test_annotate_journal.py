@@ -12,7 +12,7 @@ from PIL import Image
 from lead_ray.annotating.journal import Journal
 from lead_ray.annotating.project import Conflict, Project, held
 from lead_ray.annotating.state import State
-from lead_ray.labels import Mark
+from lead_ray.landmarks.labels import Mark
 
 SCHEMA = {
     "category": "face",

@@ -6,20 +6,22 @@ from itertools import count
 import pytest
 import torch
 
-from lead_ray import augment, train
+from lead_ray import train
+from lead_ray.augmentation import augment
+from lead_ray.augmentation.views import ViewSettings
 from lead_ray.bench import main
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
 from lead_ray.speed import measure, peers
+from lead_ray.speed.kept import markdown
 from lead_ray.speed.measure import Candidate
 from lead_ray.speed.readout import FEATURES, Readout, costs
 from lead_ray.speed.scale import Scale, all_reduce, exchanged
 from lead_ray.speed.stage2 import NaiveAlign
 from lead_ray.speed.steps import pictures
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
 
 CPU = torch.device("cpu")
 SMALL = ByolSettings(hidden=16, dim=8, momentum=0.9)
@@ -186,3 +188,26 @@ def test_commands_print_and_write(command, tmp_path, capsys, monkeypatch):
     assert "lead_ray" in capsys.readouterr().out
     assert all(one["images_per_second"] > 0 for one in kept["found"])
     assert kept["hardware"]["versions"]["torch"]
+
+
+def test_kept_measurements_become_tables(tmp_path, capsys):
+    timing = {
+        "title": "work",
+        "settings": {"batch": 2},
+        "found": [
+            {"name": "plain", "milliseconds": 1234.5, "times_faster": 1.0, "peak_megabytes": 2000.4},
+            {"name": "ours", "milliseconds": 0.24649, "times_faster": 14.04, "peak_megabytes": None},
+        ],
+    }
+    scaling = {
+        "settings": {"workers": [0, 2]},
+        "found": [{"workers": 0, "images_per_second": 600.0}, {"workers": 2, "images_per_second": 700.0}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(timing))
+    (tmp_path / "b.json").write_text(json.dumps(scaling))
+    main(["table", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--out", str(tmp_path / "all.md")])
+    written = (tmp_path / "all.md").read_text()
+    assert written == capsys.readouterr().out == markdown([timing, scaling]) + "\n"
+    lines = written.splitlines()
+    assert lines[2:4] == ["| work | plain | 1,234 | 1.00 | 2,000 |", "|  | ours | 0.246 | 14.0 |  |"]
+    assert lines[7:] == ["| none: one process, no Ray | 600 | 600 |", "| 2 | 700 | 350 |"]

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from frozen import annotated_pictures, save_trunk
 
-from lead_ray import measure, regression, shards
 from lead_ray.evaluate import Evaluate, details, evaluate, paths
-from lead_ray.matching import Matching
-from lead_ray.regression_settings import RegressionSettings
+from lead_ray.evaluation import measure
+from lead_ray.evaluation.matching import Matching
+from lead_ray.images import shards
+from lead_ray.readouts import regression
+from lead_ray.readouts.settings import RegressionSettings
 
 IMAGES, PARTS = 30, 15
 READOUT = RegressionSettings(grid=12, points=4)

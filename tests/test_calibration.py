@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from lead_ray import calibration
-from lead_ray.reliability import figure
+from lead_ray.landmarks import calibration
+from lead_ray.reporting.reliability import figure
 
 
 def drawn(images: int, seed: int, marks: int = 3):

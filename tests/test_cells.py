@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lead_ray.cells import Cell, Failed, Printed, Row, ahead, both_tails, welch
+from lead_ray.reporting.cells import Cell, Failed, Printed, Row, ahead, both_tails, welch
 
 
 def cell(*values: float) -> Cell:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from lead_ray import drawing
 from lead_ray.figures import bars, curves, trials
 from lead_ray.figures.curves import Series
+from lead_ray.reporting import drawing
 
 NAN = float("nan")
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from lead_ray import geometry
-from lead_ray.convolution_head import ConvolutionHead
-from lead_ray.descent import Annotated
-from lead_ray.regression import fit, fit_many, mean_face
-from lead_ray.regression_settings import RegressionSettings, caution, named, paper, sce_mae
+from lead_ray.readouts.convolution_head import ConvolutionHead
+from lead_ray.readouts.descent import Annotated
+from lead_ray.readouts.regression import fit, fit_many, mean_face
+from lead_ray.readouts.settings import RegressionSettings, caution, named, paper, sce_mae
 
 RUN = replace(sce_mae(40), grid=12, points=4, width=8, batch_size=8, schedule_epochs=None, lr=0.01)
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lead_ray import descent
-from lead_ray.descent import Annotated, Batch, Stack
-from lead_ray.regression import fit, fit_each, fit_many
-from lead_ray.regression_settings import RegressionSettings, learning_rate, paper
-from lead_ray.regressor import Regressor, loss, random_start
+from lead_ray.readouts import descent
+from lead_ray.readouts.descent import Annotated, Batch, Stack
+from lead_ray.readouts.regression import fit, fit_each, fit_many
+from lead_ray.readouts.regressor import Regressor, loss, random_start
+from lead_ray.readouts.settings import RegressionSettings, learning_rate, paper
 
 POOL, MARKS = 12, 2
 BLOCKS = (((3, 8, 8),), ((3, 8, 8), (4, 4, 4)), ((2, 8, 8), (3, 4, 4), (5, 2, 2)))
@@ -87,7 +87,7 @@ def test_each_is_given_out_when_its_pass_is_done(monkeypatch):
         trained.append(len(starts))
         return original(starts, *arguments)
 
-    monkeypatch.setattr("lead_ray.regression.train", train)
+    monkeypatch.setattr("lead_ray.readouts.regression.train", train)
     given, seen = fit_each(features, sets, TRAINED), []
     for place, got in given:
         seen.append((place, len(trained)))
@@ -138,7 +138,7 @@ def test_as_many_passes_as_there_is_room_for(monkeypatch):
         return original(starts, *arguments)
 
     original = descent.train
-    monkeypatch.setattr("lead_ray.regression.train", train)
+    monkeypatch.setattr("lead_ray.readouts.regression.train", train)
     features, counts = pool(BLOCKS[0]), (7, 3, 7, 7, 3)
 
     def fitted(**how) -> list[Regressor]:

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from frozen import annotated_pictures, save_trunk
 
-from lead_ray import geometry, shards
-from lead_ray.details import mean, path_of
+from lead_ray import geometry
 from lead_ray.evaluate import Evaluate, details, evaluate, evaluate_each, paths
-from lead_ray.matching import Matching
-from lead_ray.regression_settings import RegressionSettings
+from lead_ray.evaluation.details import mean, path_of
+from lead_ray.evaluation.matching import Matching
+from lead_ray.images import shards
+from lead_ray.readouts.settings import RegressionSettings
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional
 
 from lead_ray import geometry
-from lead_ray.detectors import correlations, ridge
-from lead_ray.regression import RegressionSettings, fit, mean_face
+from lead_ray.readouts.detectors import correlations, ridge
+from lead_ray.readouts.regression import RegressionSettings, fit, mean_face
 
 SIDES, CHANNELS = (24, 12, 6, 3), (5, 4, 3, 6)
 

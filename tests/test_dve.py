@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn import functional
 
 from lead_ray import geometry, launch
+from lead_ray.augmentation.warped import dve_views, dve_warper, warped_views
 from lead_ray.dense import Dense
 from lead_ray.models import weights
 from lead_ray.models.dve import DveNetworkSettings, dve_network
 from lead_ray.objectives.equivariance import Dve, DveSettings, cells, distances, exchange, expected_distance
 from lead_ray.train import Optim
-from lead_ray.warped import dve_views, dve_warper, warped_views
 
 SMALLNET = DveNetworkSettings(network="smallnet", dim=8)
 

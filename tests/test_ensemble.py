@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lead_ray import geometry
-from lead_ray.detectors import SHRINKAGES
-from lead_ray.ensemble import agreement, resamples
-from lead_ray.regression import closed_form, fit, fit_ensemble
-from lead_ray.regression_settings import RegressionSettings
-from lead_ray.regressor import Regressor
+from lead_ray.readouts.detectors import SHRINKAGES
+from lead_ray.readouts.ensemble import agreement, resamples
+from lead_ray.readouts.regression import closed_form, fit, fit_ensemble
+from lead_ray.readouts.regressor import Regressor
+from lead_ray.readouts.settings import RegressionSettings
 
 RUN = RegressionSettings(grid=12, points=5)
 
@@ -72,7 +72,7 @@ def test_the_shrinkage_that_is_chosen_can_be_given(monkeypatch):
     blocks, landmarks = dots(10, seed=0)
     chosen = []
     monkeypatch.setattr(
-        "lead_ray.regression.closed_form", lambda *given: chosen.append(closed_form(*given)) or chosen[-1]
+        "lead_ray.readouts.regression.closed_form", lambda *given: chosen.append(closed_form(*given)) or chosen[-1]
     )
     free = fit(blocks, landmarks, RUN, torch.Generator().manual_seed(0))
     fixed = replace(RUN, shrinkage=chosen[0].shrinkage)

@@ -11,18 +11,19 @@ import torch
 from safetensors.torch import save_file
 
 import lead_ray.evaluate as evaluation
-from lead_ray import features, shards
+from lead_ray import features
 from lead_ray.artefacts import digest, plain
 from lead_ray.data import synthetic
 from lead_ray.data.celeba import Mafl
 from lead_ray.data.folder import Folder
 from lead_ray.evaluate import Evaluate, evaluate, evaluate_each
-from lead_ray.matching import Matching
+from lead_ray.evaluation.matching import Matching
+from lead_ray.images import shards
 from lead_ray.models import weights
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.prepare import prepare
-from lead_ray.regression import annotations
-from lead_ray.regression_settings import RegressionSettings, paper, paper_limited
+from lead_ray.readouts.regression import annotations
+from lead_ray.readouts.settings import RegressionSettings, paper, paper_limited
 
 TRAIN, TEST = 16, 8
 REGRESSION = RegressionSettings(grid=24, points=8)
@@ -299,7 +300,7 @@ class TestSeveralCounts:
         for path in results(run):
             if "51" in path.read_text():
                 path.unlink()
-        monkeypatch.setattr("lead_ray.annotated.POOL", 1)
+        monkeypatch.setattr("lead_ray.readouts.annotated.POOL", 1)
         assert [result["error"] for result in evaluate_each(regression(**common))] == pytest.approx(expected)
 
     def test_results_of_earlier_versions_are_found(self, regression, data, run):

@@ -9,15 +9,17 @@ import pytest
 import torch
 from frozen import annotated_pictures, save_trunk
 
-from lead_ray import features, shards, zoom
+from lead_ray import features
 from lead_ray.data.celeba import CelebA
 from lead_ray.data.celeba_wild import CelebAWild, MaflUnaligned
 from lead_ray.evaluate import Evaluate, Reduce, details, evaluate, paths
-from lead_ray.matching import Matching
-from lead_ray.measure import held_out, make_encoder
+from lead_ray.evaluation import zoom
+from lead_ray.evaluation.matching import Matching
+from lead_ray.evaluation.measure import held_out, make_encoder
+from lead_ray.images import shards
 from lead_ray.models import dve, reduce, weights
 from lead_ray.prepare import prepare
-from lead_ray.regression_settings import RegressionSettings
+from lead_ray.readouts.settings import RegressionSettings
 
 READOUT = RegressionSettings(grid=12, points=4)
 

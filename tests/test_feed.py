@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from lead_ray import feed, shards
-from lead_ray.feed import Source
-from lead_ray.sampling import Sampling
+from lead_ray.images import feed, shards
+from lead_ray.images.feed import Source
+from lead_ray.images.sampling import Sampling
 
 CPU = torch.device("cpu")
 LANES = (1, 4, 6)

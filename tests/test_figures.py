@@ -10,9 +10,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch.nn import functional
 
-from lead_ray.drawing import PALETTE
 from lead_ray.figures import bars, correspondence, curves, faces
-from lead_ray.tables import Cell, Column, Row, Table
+from lead_ray.reporting.drawing import PALETTE
+from lead_ray.reporting.tables import Cell, Column, Row, Table
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 
 from lead_ray import launch
 from lead_ray.artefacts import digest, plain
+from lead_ray.augmentation.noise import Noise
+from lead_ray.augmentation.views import ViewSettings
 from lead_ray.dense import Dense
 from lead_ray.models import hypercolumn, weights
 from lead_ray.models.teacher import TeacherSettings, load
-from lead_ray.noise import Noise
 from lead_ray.objectives.align import Align, AlignSettings, similarity_alignment
-from lead_ray.views import ViewSettings
 
 RANDOM = TeacherSettings(network="resnet18", random=True, size=48)
 SETTINGS = AlignSettings(fpn=FPN, projector=16, foreign=RANDOM)

@@ -12,7 +12,7 @@ from odd_labels import ODD, SCHEMA, assert_same, image, some
 from PIL import Image
 
 from lead_ray import formats
-from lead_ray.labels import LabelledImage, Labels, Schema, palette
+from lead_ray.landmarks.labels import LabelledImage, Labels, Schema, palette
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from odd_labels import ODD, SCHEMA, assert_same, image, some
 from PIL import Image
 
 from lead_ray import formats
-from lead_ray.labels import Labels
+from lead_ray.landmarks.labels import Labels
 
 
 @pytest.fixture

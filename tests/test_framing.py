@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lead_ray.data.crops import BadImage
-from lead_ray.framing import Frame, Framing, cut
+from lead_ray.landmarks.framing import Frame, Framing, cut
 
 sides = st.integers(1, 3000)
 

@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from lead_ray import artefacts, packing, shards
+from lead_ray import artefacts
 from lead_ray.data.crops import Crop
 from lead_ray.data.folder import Folder
 from lead_ray.data.inat import INatAves
 from lead_ray.data.mtfl import Mtfl
 from lead_ray.data.rows import BadImage, open_rgb
+from lead_ray.images import packing, shards
 from lead_ray.models import weights
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.prepare import prepare

@@ -14,10 +14,12 @@ from PIL import Image
 
 import lead_ray
 from lead_ray import fit as fit_command
-from lead_ray import fitting, formats, landmark_model, readout
+from lead_ray import formats
 from lead_ray.data.crops import BadImage
 from lead_ray.export import Export, Network, export
-from lead_ray.labels import Labels
+from lead_ray.landmarks import fitting, readout
+from lead_ray.landmarks import model as landmark_model
+from lead_ray.landmarks.labels import Labels
 from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
 

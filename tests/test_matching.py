@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lead_ray import augment, geometry
-from lead_ray.matching import Matching, match_pairs
+from lead_ray import geometry
+from lead_ray.augmentation import augment
+from lead_ray.evaluation.matching import Matching, match_pairs
 
 STILL = geometry.Warper(kernel_std=0.0, subset_std=0.0, translation_std=0.0, scale_std=0.0, rotation_std=0.0)
 

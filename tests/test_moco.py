@@ -19,11 +19,11 @@ from torch import nn
 from torch.nn import functional
 
 from lead_ray import launch, stage
+from lead_ray.augmentation.views import ViewSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.moco import Moco, MocoSettings, enqueue, queue_logits
 from lead_ray.pretrain import Pretrain
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
 
 TINY = TrunkSettings(depth=18, width=0.125)
 SMALL = MocoSettings(dim=16, queue=16, momentum=0.9)

@@ -10,11 +10,11 @@ from descriptors import generator
 from PIL import Image
 from torchvision.transforms import functional
 
-from lead_ray import noise
-from lead_ray.augment import FACE_MEAN, FACE_STD
-from lead_ray.noise import Noise, noisy_views
-from lead_ray.views import ViewSettings, two_views
-from lead_ray.warped import cl_noise, cl_views, dve_noise, dve_views, dve_warper, warped_views
+from lead_ray.augmentation import noise
+from lead_ray.augmentation.augment import FACE_MEAN, FACE_STD
+from lead_ray.augmentation.noise import Noise, noisy_views
+from lead_ray.augmentation.views import ViewSettings, two_views
+from lead_ray.augmentation.warped import cl_noise, cl_views, dve_noise, dve_views, dve_warper, warped_views
 
 PLAIN = ViewSettings(
     size=64, scale=(1.0, 1.0), flip=0.0, jitter=0.0, grey=0.0, blur=(0.0, 0.0), solarise=(0.0, 0.0)

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lead_ray.augment import FACE_MEAN, FACE_STD
+from lead_ray.augmentation.augment import FACE_MEAN, FACE_STD
 from lead_ray.data.folder import Folder
 from lead_ray.evaluate import Evaluate, details, evaluate, paths
-from lead_ray.matching import Matching
+from lead_ray.evaluation.matching import Matching
 from lead_ray.models import weights
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.prepare import prepare

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import lead_ray
-from lead_ray import features, geometry, parts, shards
+from lead_ray import features, geometry, parts
 from lead_ray.data import synthetic
 from lead_ray.data.celeba import Mafl
+from lead_ray.images import shards
 from lead_ray.models import weights
 from lead_ray.prepare import prepare
 

@@ -9,9 +9,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lead_ray.drawing import PALETTE, colours
 from lead_ray.figures import clusters, correspondence, faces, parts
 from lead_ray.figures.faces import Marked
+from lead_ray.reporting.drawing import PALETTE, colours
 
 NAN = float("nan")
 

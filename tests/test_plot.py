@@ -12,15 +12,15 @@ from lead_ray import features, plot
 from lead_ray.artefacts import write_json
 from lead_ray.data import synthetic
 from lead_ray.data.celeba import Mafl
-from lead_ray.details import save
 from lead_ray.evaluate import Evaluate, evaluate_each, paths
-from lead_ray.matching import Matching
+from lead_ray.evaluation.details import save
+from lead_ray.evaluation.matching import Matching
 from lead_ray.models import weights
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.plotting.charts import Cost
 from lead_ray.plotting.sources import Result, named
 from lead_ray.prepare import prepare
-from lead_ray.regression_settings import RegressionSettings
+from lead_ray.readouts.settings import RegressionSettings
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,16 @@ import torch
 from PIL import Image
 
 import lead_ray
-from lead_ray import boxes, bulk, formats, overlays
+from lead_ray import bulk, formats
 from lead_ray import convert as convert_command
 from lead_ray import predict as predict_command
 from lead_ray.bulk import Item, Parts, PartWriter, find, predict_parts
-from lead_ray.fitting import fit
-from lead_ray.labels import LabelledImage, Labels, Schema
+from lead_ray.landmarks import boxes
+from lead_ray.landmarks.fitting import fit
+from lead_ray.landmarks.labels import LabelledImage, Labels, Schema
 from lead_ray.models import weights
 from lead_ray.models.trunk import Trunk, TrunkSettings
+from lead_ray.reporting import overlays
 
 SCHEMA = Schema(category="spot", names=("here", "there"), colours=("#ff0000", "#00ff00"), skeleton=((0, 1),))
 ODD = ("a b.png", "wäldchen/ü.JPG", "line\nbreak.png", "deep/er/grey.tif", "tall.png")

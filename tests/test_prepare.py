@@ -13,12 +13,12 @@ import layouts
 import numpy as np
 import pytest
 
-from lead_ray import packing, shards
 from lead_ray.data.celeba import CelebA, Mafl
 from lead_ray.data.folder import Folder
 from lead_ray.data.mtfl import Mtfl
 from lead_ray.data.rows import Crop, Record
 from lead_ray.data.synthetic import Synthetic
+from lead_ray.images import packing, shards
 from lead_ray.prepare import main, prepare
 
 

@@ -8,9 +8,9 @@ import torch
 from annotated_faces import CARRIED, SCHEMA, draw, errors
 from PIL import Image
 
-from lead_ray import readout
-from lead_ray.labels import Labels
-from lead_ray.proposer import Proposer
+from lead_ray.landmarks import readout
+from lead_ray.landmarks.labels import Labels
+from lead_ray.landmarks.proposer import Proposer
 
 COUNT = 16
 

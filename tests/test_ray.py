@@ -17,17 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from lead_ray import feed, ingest, launch, shards
+from lead_ray import ingest, launch
 from lead_ray.artefacts import RunFolder
+from lead_ray.augmentation.views import ViewSettings
 from lead_ray.dense import Dense
 from lead_ray.errors import WorkerError
+from lead_ray.images import feed, shards
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import TrunkSettings
 from lead_ray.objectives.align import AlignSettings
 from lead_ray.objectives.byol import ByolSettings
 from lead_ray.pretrain import Pretrain
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own; nothing of ours is tested by them here
 STEPS = 8

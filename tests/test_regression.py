@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from lead_ray import geometry
-from lead_ray.regression import annotations, evaluate, fit, mean_face, warped_copies
-from lead_ray.regression_settings import RegressionSettings, learning_rate, paper, paper_limited
-from lead_ray.regressor import Regressor, loss, random_start, responses, soft_argmax
+from lead_ray.readouts.regression import annotations, evaluate, fit, mean_face, warped_copies
+from lead_ray.readouts.regressor import Regressor, loss, random_start, responses, soft_argmax
+from lead_ray.readouts.settings import RegressionSettings, learning_rate, paper, paper_limited
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lead_ray import regressor_cpu
-from lead_ray.regressor import Regressor, loss
+from lead_ray.readouts import regressor_cpu
+from lead_ray.readouts.regressor import Regressor, loss
 
 HYPERCOLUMN = ((8, 24, 24), (6, 12, 12), (5, 6, 6), (9, 3, 3))
 

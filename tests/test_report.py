@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from lead_ray import report
 from lead_ray.figures import curves, faces
-from lead_ray.report import Page, Section
-from lead_ray.tables import Cell, Column, Row, Table
+from lead_ray.reporting import report
+from lead_ray.reporting.report import Page, Section
+from lead_ray.reporting.tables import Cell, Column, Row, Table
 
 VOID = {"meta", "img", "br", "link"}
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lead_ray import sampling
-from lead_ray.sampling import Sampling
+from lead_ray.images import sampling
+from lead_ray.images.sampling import Sampling
 
 LANES = 8
 ALL = tuple(range(LANES))

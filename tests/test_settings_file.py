@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lead_ray.artefacts import plain
+from lead_ray.augmentation.views import ViewSettings
 from lead_ray.dense import Dense
 from lead_ray.models.dve import DveNetworkSettings
 from lead_ray.models.trunk import TrunkSettings
@@ -17,7 +18,6 @@ from lead_ray.objectives.moco import MocoSettings
 from lead_ray.pretrain import Pretrain
 from lead_ray.settings_file import command_line, read
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
 
 DATA = Path("s3:/faces/data")
 RUNS = [

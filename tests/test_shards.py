@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lead_ray import decoding, shards
 from lead_ray.data.celeba import CelebA
+from lead_ray.images import decoding, shards
 from lead_ray.prepare import prepare
 
 

@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lead_ray import feed, launch, shards, stage, train
+from lead_ray import launch, stage, train
 from lead_ray.artefacts import RunFolder
+from lead_ray.augmentation.views import ViewSettings
 from lead_ray.dense import Dense
+from lead_ray.images import feed, shards
 from lead_ray.models import weights
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import TrunkSettings
@@ -23,7 +25,6 @@ from lead_ray.objectives.byol import ByolSettings
 from lead_ray.pretrain import Pretrain
 from lead_ray.stage import Worker, open_images, view_pairs
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
 
 
 class Killed(BaseException):

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 from small_runs import STEPS, losses, stage1
 
-from lead_ray import launch, locks, prepare, shards, storage
+from lead_ray import launch, locks, prepare, storage
 from lead_ray.artefacts import RunFolder
 from lead_ray.data.celeba import CelebA
 from lead_ray.evaluate import Evaluate, evaluate, numbers
+from lead_ray.images import shards
 from lead_ray.pretrain import Pretrain
 
 

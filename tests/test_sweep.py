@@ -12,10 +12,10 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from lead_ray.artefacts import write_json
-from lead_ray.cells import Cell, Failed, Printed
 from lead_ray.dense import Dense
 from lead_ray.evaluate import Evaluate
 from lead_ray.pretrain import Pretrain
+from lead_ray.reporting.cells import Cell, Failed, Printed
 
 STUDIES = Path(__file__).parents[1] / "studies"
 

@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from lead_ray.cells import Cell, Column, Failed, Link, Printed, Row
-from lead_ray.latex import latex
-from lead_ray.tables import BOLD_RULE, PRINTED_RULE, Table
+from lead_ray.reporting.cells import Cell, Column, Failed, Link, Printed, Row
+from lead_ray.reporting.latex import latex
+from lead_ray.reporting.tables import BOLD_RULE, PRINTED_RULE, Table
 
 COLUMNS = [Column("matching", "px", "lower"), Column("regression", "% IOD", "lower", digits=1)]
 

@@ -9,7 +9,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from lead_ray.augment import normalise
+from lead_ray.augmentation.augment import normalise
 from lead_ray.models import weights
 from lead_ray.models.hypercolumn import similarity
 from lead_ray.models.teacher import Teacher, TeacherSettings, as_map, load, module_names

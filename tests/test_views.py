@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as torchvision
 
-from lead_ray import augment, augment_cpu, views
-from lead_ray.views import ViewSettings
+from lead_ray.augmentation import augment, augment_cpu, views
+from lead_ray.augmentation.views import ViewSettings
 
 NEVER = (0.0, 0.0)
 PLAIN = ViewSettings(

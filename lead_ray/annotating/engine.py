@@ -23,7 +23,7 @@ from lead_ray.annotating.offers import Offers
 from lead_ray.annotating.pictures import BadImage, open_rgb
 from lead_ray.annotating.project import Project
 from lead_ray.annotating.state import Outline, outline_to_json, proposals_to_json
-from lead_ray.labels import Labels, Mark
+from lead_ray.landmarks.labels import Labels, Mark
 
 BATCH = 8  # images encoded between two looks at what else is wanted
 CANDIDATES = 96  # unlabelled images of which every fit says how sure it is
@@ -33,7 +33,7 @@ LOOKS = {64 * 4**power for power in range(12)}  # images read after which offers
 
 
 class Proposer(Protocol):
-    """lead_ray.proposer.Proposer, as far as it is used here."""
+    """lead_ray.landmarks.proposer.Proposer, as far as it is used here."""
 
     def add_many(self, images: Sequence[tuple[str, Image.Image, None]]) -> None: ...
     def __contains__(self, name: str) -> bool: ...

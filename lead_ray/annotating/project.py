@@ -24,7 +24,7 @@ from lead_ray import locks, storage
 from lead_ray.annotating import folder
 from lead_ray.annotating.journal import Journal
 from lead_ray.annotating.state import Outline, State, outline_from_json, outline_to_json
-from lead_ray.labels import Labels, Mark, schema_to_json
+from lead_ray.landmarks.labels import Labels, Mark, schema_to_json
 
 FORMAT_VERSION = 1
 

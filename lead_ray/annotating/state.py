@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lead_ray.labels import LabelledImage, Labels, Mark, Schema
+from lead_ray.landmarks.labels import LabelledImage, Labels, Mark, Schema
 
 
 @dataclass(frozen=True, kw_only=True)

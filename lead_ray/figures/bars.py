@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from lead_ray import drawing as draw
-from lead_ray.tables import Table
+from lead_ray.reporting import drawing as draw
+from lead_ray.reporting.tables import Table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from lead_ray import drawing as draw
+from lead_ray.reporting import drawing as draw
 
 GAP = 0.05
 """Inches between pictures."""

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lead_ray import drawing as draw
+from lead_ray.reporting import drawing as draw
 from lead_ray.similarity import Blocks, cl_grid, similarity
 
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lead_ray import drawing as draw
+from lead_ray.reporting import drawing as draw
 from lead_ray.summary import by_range, cumulative
 
 SIZE = (7.2, 3.6)

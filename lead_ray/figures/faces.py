@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lead_ray import drawing as draw
+from lead_ray.reporting import drawing as draw
 
 FEW = 12
 """Up to so many points have each a colour of its own; of more, such as 68, only the errors' lines are told apart."""

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.nn import functional
 
-from lead_ray import drawing as draw
+from lead_ray.reporting import drawing as draw
 
 ORDER = (5, 4, 1, 6, 0, 3, 2)
 """Of the palette, so that the first few differ most."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lead_ray import drawing as draw
+from lead_ray.reporting import drawing as draw
 from lead_ray.summary import pareto_front
 
 

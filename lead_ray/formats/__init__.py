@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from lead_ray.formats import jsons
 from lead_ray.formats.sizes import Sizes
-from lead_ray.labels import LabelledImage, Labels, Schema
+from lead_ray.landmarks.labels import LabelledImage, Labels, Schema
 
 
 class Format(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from lead_ray.artefacts import atomic
 from lead_ray.formats import jsons
 from lead_ray.formats.sizes import Sizes
-from lead_ray.labels import LabelledImage, Labels, Mark, Schema, palette, schema_from_json, schema_to_json
+from lead_ray.landmarks.labels import LabelledImage, Labels, Mark, Schema, palette, schema_from_json, schema_to_json
 
 
 def write(schema: Schema, images: Iterable[LabelledImage], path: Path) -> None:

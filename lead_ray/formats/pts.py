@@ -17,7 +17,7 @@ import numpy as np
 
 from lead_ray.artefacts import atomic
 from lead_ray.formats.sizes import Sizes
-from lead_ray.labels import LabelledImage, Labels, Mark, Schema, palette
+from lead_ray.landmarks.labels import LabelledImage, Labels, Mark, Schema, palette
 
 
 def write(schema: Schema, images: Iterable[LabelledImage], path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lead_ray.artefacts import atomic
 from lead_ray.formats.sizes import Sizes
-from lead_ray.labels import LabelledImage, Labels, Mark, Schema, palette
+from lead_ray.landmarks.labels import LabelledImage, Labels, Mark, Schema, palette
 
 BOX = ("box_x", "box_y", "box_width", "box_height")
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lead_ray.augment import FACE_MEAN, FACE_STD
+from lead_ray.augmentation.augment import FACE_MEAN, FACE_STD
 from lead_ray.models import foreign, weights
 
 STAGES = (

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lead_ray import geometry
+from lead_ray.augmentation.warped import dve_warper
 from lead_ray.geometry import Warper
 from lead_ray.models.dve import DveNetworkSettings, dve_network
 from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
 from lead_ray.models.projection import CompactEncoder, Projection, ProjectionSettings
 from lead_ray.models.trunk import Trunk
-from lead_ray.warped import dve_warper
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,10 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lead_ray import features, geometry, shards
+from lead_ray import features, geometry
 from lead_ray.artefacts import atomic, read_json
-from lead_ray.details import details
+from lead_ray.evaluation.details import details
+from lead_ray.images import shards
 from lead_ray.models import weights
 
 IOD = "% of inter-ocular distance"

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lead_ray import feed, shards
 from lead_ray.data.synthetic import Synthetic
-from lead_ray.feed import AHEAD, Source
+from lead_ray.images import feed, shards
+from lead_ray.images.feed import AHEAD, Source
 from lead_ray.machine import cores
 from lead_ray.prepare import prepare
 from lead_ray.speed.measure import Candidate, Measured, compare, report

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from lead_ray.augment import FACE_MEAN, FACE_STD
+from lead_ray.augmentation.augment import FACE_MEAN, FACE_STD
+from lead_ray.augmentation.views import ViewSettings
 from lead_ray.objectives.byol import ByolSettings, byol_loss
-from lead_ray.views import ViewSettings
 
 LIGHTLY = find_spec("lightly") is not None
 BLUR_TAPS = 9  # a tenth of a 96 px view, BYOL's share; the package's own blur sums 17

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lead_ray.regression import fit
-from lead_ray.regression_settings import RegressionSettings, paper
+from lead_ray.readouts.regression import fit
+from lead_ray.readouts.settings import RegressionSettings, paper
 from lead_ray.speed.measure import Candidate, Measured, compare, report
 from lead_ray.speed.steps import Bench
 

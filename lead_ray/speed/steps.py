@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lead_ray import augment, train, views
+from lead_ray import train
+from lead_ray.augmentation import augment, views
+from lead_ray.augmentation.views import ViewSettings
 from lead_ray.machine import keep_freed_memory
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
@@ -15,7 +17,6 @@ from lead_ray.speed import peers
 from lead_ray.speed.measure import Candidate, Measured, compare, report
 from lead_ray.stage import pick_device
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lead_ray import ingest
 from lead_ray.artefacts import write_json
+from lead_ray.augmentation.views import ViewSettings
 from lead_ray.data.synthetic import Synthetic
 from lead_ray.launch import run
 from lead_ray.machine import cores, environment
@@ -19,7 +20,6 @@ from lead_ray.objectives.byol import ByolSettings
 from lead_ray.prepare import prepare
 from lead_ray.pretrain import Pretrain
 from lead_ray.train import Optim
-from lead_ray.views import ViewSettings
 
 REPORTS = 5  # lines of metrics of each run; the first, with its start-up, is left out
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from lead_ray import storage
 from lead_ray.artefacts import read_json
-from lead_ray.cells import Cell, Column, Failed, Link, Printed, Row
-from lead_ray.tables import Table
+from lead_ray.reporting.cells import Cell, Column, Failed, Link, Printed, Row
+from lead_ray.reporting.tables import Table
 from sweep.agenda import failure_of
 from sweep.plan import Measure
 

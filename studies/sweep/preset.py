@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lead_ray.evaluate import Evaluate
-from lead_ray.regression_settings import RegressionSettings
+from lead_ray.readouts.settings import RegressionSettings
 from recipes import Stage1, Stage2
 from sweep.plan import LATER, Encoder, Measure, Train
 

@@ -8,12 +8,13 @@ from typing import Literal
 
 from rich.console import Console
 
-from lead_ray import report, storage
+from lead_ray import storage
 from lead_ray.artefacts import write_json
-from lead_ray.latex import latex
 from lead_ray.machine import environment
-from lead_ray.report import Page, Section
-from lead_ray.tables import Table
+from lead_ray.reporting import report
+from lead_ray.reporting.latex import latex
+from lead_ray.reporting.report import Page, Section
+from lead_ray.reporting.tables import Table
 from presets import House, Paper, Quick
 from recipes import Stage1
 from sweep.agenda import Agenda, Source

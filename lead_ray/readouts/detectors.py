@@ -1,0 +1,198 @@
+"""A start for the landmark regressor in closed form: linear discriminants, then ridge regression.
+
+Virtual point i of a landmark looks for the spot at a fixed offset from it. Under one Gaussian per place with
+a common covariance S, the log-odds of "this cell is that spot" are linear in the features, with weights
+S^-1 (mean at the spot - mean of the image): what a 1x1 convolution and a softmax over cells express. All
+spots share S, so one factorisation serves 250 detectors, and needs no annotation. The linear layer is a ridge
+regression on virtual points of images that the detectors have not seen; without evidence it is the mean face.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from lead_ray.readouts.regressor import CHUNK, Blocks, Regressor
+from lead_ray.similarity import upsampling
+
+SHRINKAGES = (0.3, 1.0, 3.0)  # added to the diagonal of the correlation matrix; the best one is kept
+PENALTIES = tuple(10 ** (power / 2) for power in range(-8, 9))  # of the ridge, times the mean eigenvalue
+SAMPLE = 256  # images that estimate the correlation matrix and choose the shrinkage
+
+
+class Start(NamedTuple):
+    """A regressor in closed form."""
+
+    regressor: Regressor
+    deviations: list[Float[Tensor, " _"]]
+    """Per block, the standard deviation of every channel within an image."""
+    shrinkage: float
+    """The one that was chosen."""
+
+
+class Ridge(NamedTuple):
+    """A linear layer and its leave-one-out error."""
+
+    linear: Float[Tensor, "k m 2"]
+    bias: Float[Tensor, "k 2"]
+    error: float
+    """Mean distance, in the unit of the landmarks."""
+
+
+def fit_detectors(
+    blocks: Blocks,
+    images: Int64[Tensor, " n"],
+    landmarks: Float[Tensor, "n k 2"],
+    visible: Bool[Tensor, "n k"],
+    *,
+    grid: int,
+    points: int,
+    spread: float,
+    temperature: float,
+    folds: int,
+    generator: torch.Generator,
+    shrinkages: Sequence[float] = SHRINKAGES,
+) -> Start:
+    """The regressor before any gradient step.
+
+    Images: which of the blocks' are annotated. Folds are runs of consecutive ones, so copies of one image that
+      follow each other stay together. Shrinkages: the best of several is searched for.
+
+    Raises: ValueError if a feature is not finite.
+    """
+    count, marks = visible.shape
+    device = landmarks.device
+    offsets = spread * torch.randn(marks, points, 2, generator=generator, device=generator.device).to(device)
+    sample = torch.randperm(count, generator=generator, device=generator.device)[:SAMPLE]
+    sample = sample.sort().values.to(device)
+    deviations, correlation = correlations([block[images[sample]] for block in blocks], grid=grid)
+    if not correlation.isfinite().all():
+        raise ValueError("blocks hold values that are not finite; check the encoder, or store float32")
+    deviation = torch.cat(deviations)
+    fold = torch.arange(count, device=device) * min(folds, count) // count
+    means = _means_without_fold(blocks, images, landmarks, visible, offsets, fold)
+    whitened = (means / deviation).flatten(0, 1).mT
+    identity = torch.eye(len(correlation), device=device)
+    best = None
+    for shrinkage in shrinkages:
+        factor = torch.linalg.cholesky(correlation + shrinkage * identity)
+        weights = torch.cholesky_solve(whitened, factor).mT.reshape(means.shape) / deviation
+        candidate = [part.contiguous() for part in weights.split([len(part) for part in deviations], dim=-1)]
+        error = 0.0
+        if len(shrinkages) > 1:
+            unseen = _unseen_points(blocks, images, candidate, fold, sample, marks, grid, temperature)
+            error = ridge(unseen, landmarks[sample], visible[sample]).error
+        if best is None or error < best[0]:
+            best = error, candidate, shrinkage
+    _, weights, shrinkage = best
+    every = torch.arange(count, device=device)
+    unseen = _unseen_points(blocks, images, weights, fold, every, marks, grid, temperature)
+    linear, bias, _ = ridge(unseen, landmarks, visible)
+    regressor = Regressor(tuple(weight[-1] for weight in weights), linear, bias, temperature, grid)
+    return Start(regressor, deviations, shrinkage)
+
+
+def correlations(blocks: Blocks, *, grid: int) -> tuple[list[Float[Tensor, " _"]], Float[Tensor, "c c"]]:
+    """Standard deviation of every channel and correlations of the upsampled features within images.
+
+    With U the upsampling, F_l U_l^T U_m F_m^T is evaluated at the coarser of two blocks: exact, and a small
+    part of the work on hypercolumns. Each image's native mean is removed.
+    """
+    like = torch.empty(0, device=blocks[0].device)
+    ups = [[upsampling(side, grid, like) for side in block.shape[2:]] for block in blocks]
+    total: dict[tuple[int, int], Tensor] = {}
+    for part in torch.arange(len(blocks[0])).split(CHUNK):
+        centred = [block[part].float() for block in blocks]
+        centred = [block - block.mean((2, 3), keepdim=True) for block in centred]
+        for first, (fine, (down, across)) in enumerate(zip(centred, ups, strict=True)):
+            for second in range(first, len(blocks)):
+                coarse_down, coarse_across = ups[second]
+                moved = (coarse_down.mT @ down) @ fine @ (coarse_across.mT @ across).mT
+                product = torch.einsum("bchw,bdhw->cd", moved, centred[second])
+                total[first, second] = total.get((first, second), 0) + product
+    rows = [
+        torch.cat([total[i, j] if i <= j else total[j, i].mT for j in range(len(blocks))], dim=1)
+        for i in range(len(blocks))
+    ]
+    covariance = torch.cat(rows) / (len(blocks[0]) * grid**2)
+    deviation = covariance.diagonal().clamp(min=0).sqrt()
+    deviation = deviation.clamp(min=1e-4 * float(deviation.max()) + 1e-12)  # dead channels
+    parts = list(deviation.split([block.shape[1] for block in blocks]))
+    return parts, covariance / deviation / deviation[:, None]
+
+
+def ridge(inputs: Float[Tensor, "k n m"], landmarks: Float[Tensor, "n k 2"], visible: Bool[Tensor, "n k"]) -> Ridge:
+    """Affine ridge regression per landmark, with one penalty for all of least leave-one-out error.
+
+    The residual of image i when it is left out is its residual / (1 - leverage of i): no refitting.
+    """
+    used = visible.mT.unsqueeze(-1).double()
+    count = used.sum(1, keepdim=True)
+    x, y = inputs.double(), landmarks.transpose(0, 1).double()
+    x_mean, y_mean = ((used * value).sum(1, keepdim=True) / count for value in (x, y))
+    x, y = used * (x - x_mean), used * (y - y_mean)
+    eigenvalues, basis = torch.linalg.eigh(x.mT @ x)
+    rotated, target = x @ basis, (x @ basis).mT @ y
+    scale = eigenvalues.mean().clamp(min=1e-12)
+    best = None
+    for penalty in PENALTIES:
+        inverse = 1 / (eigenvalues.clamp(min=0) + penalty * scale).unsqueeze(1)
+        leverage = 1 / count + (rotated.square() * inverse).sum(-1, keepdim=True)
+        residual = (y - rotated @ (inverse.mT * target)) / (1 - leverage).clamp(min=1e-6)
+        error = float((residual.norm(dim=-1, keepdim=True) * used).sum() / used.sum())
+        if best is None or error < best[0]:
+            best = error, basis @ (inverse.mT * target)
+    error, linear = best
+    bias = (y_mean - x_mean @ linear).squeeze(1)
+    return Ridge(linear.to(landmarks.dtype), bias.to(landmarks.dtype), error)
+
+
+def _means_without_fold(
+    blocks: Blocks, images: Tensor, landmarks: Tensor, visible: Tensor, offsets: Tensor, fold: Tensor
+) -> Float[Tensor, "f m c"]:
+    """Mean feature at every landmark + offset over the images outside each fold, and last over all images.
+
+    Each image's mean is removed first. Sums per fold are enough: what is kept does not grow with the images.
+    """
+    folds = int(fold.max()) + 1
+    member = functional.one_hot(fold, folds).float()
+    used = visible.repeat_interleave(offsets.shape[1], dim=1).float()
+    total: Tensor | float = 0.0
+    for part in torch.arange(len(landmarks)).split(CHUNK):
+        places = (landmarks[part].unsqueeze(2) + offsets).clamp(-1, 1).flatten(1, 2).unsqueeze(1)
+        found = []
+        for block in blocks:
+            block = block[images[part]].float()
+            values = functional.grid_sample(block, places, padding_mode="border", align_corners=False)
+            found.append(values[:, :, 0] - block.mean((2, 3)).unsqueeze(-1))
+        total = total + torch.einsum("nf,nm,ncm->fmc", member[part], used[part], torch.cat(found, dim=1))
+    count = member.mT @ used
+    # A single fold has no other images to be judged by: it keeps its own.
+    sums, counts = (
+        torch.cat([each.sum(0) - each if folds > 1 else each, each.sum(0, keepdim=True)]) for each in (total, count)
+    )
+    return sums / counts.clamp(min=1).unsqueeze(-1)
+
+
+def _unseen_points(
+    blocks: Blocks,
+    images: Tensor,
+    weights: list[Tensor],
+    fold: Tensor,
+    places: Tensor,
+    marks: int,
+    grid: int,
+    temperature: float,
+) -> Float[Tensor, "k n points_2"]:
+    """Virtual points of the images at some places, each from the detectors that were made without its fold."""
+    found = []
+    for number in fold[places].unique().tolist():
+        idle = torch.zeros(marks, 1, 2, device=images.device)
+        own = tuple(weight[number] for weight in weights)
+        regressor = Regressor(own, idle, idle[:, 0], temperature, grid)
+        for part in places[fold[places] == number].split(CHUNK):
+            found.append(regressor.virtual_points([block[images[part]] for block in blocks]))
+    return torch.cat(found, dim=1)
