@@ -13,7 +13,6 @@ import tyro
 from torch import Tensor, nn
 
 from lead_ray.artefacts import plain
-from lead_ray.augmentation.noise import Noise, noisy_views
 from lead_ray.augmentation.warped import warped_views
 from lead_ray.errors import for_people
 from lead_ray.launch import run
@@ -40,8 +39,6 @@ class Dense(Stage):
     ) = field(default_factory=AlignSettings)
     pairing: Literal["images", "views"] = "images"
     """What is matched: different images (section 3.3), or two views of one image; DVE matches an image and itself."""
-    noise: Noise = field(default_factory=Noise)
-    """JPEG and colour noise on views, and a crop of them, as DVE and CL have it; none in LEAD."""
 
     kind = "stage2"
 
@@ -67,26 +64,21 @@ class Dense(Stage):
         return self.optim.batch_size // self.lanes
 
     def matters(self) -> dict:
-        """The weights of trunk and teacher matter, not where they lie.
-
-        What came later and is not used is left out: runs from before there was a choice stay what they are.
-        """
+        """The weights of trunk and teacher matter, not where they lie."""
         settings = super().matters() | {"stage1": self.stage1 and weights.fingerprint(self.stage1)}
         if isinstance(self.objective, AlignSettings):
             foreign = settings["objective"].pop("foreign")
             if foreign is not None:
                 settings["objective"]["foreign"] = plain(teacher.identity(self.objective.foreign))
-        if self.noise == Noise():
-            del settings["noise"]
         return settings
 
     def pair_views(
         self, images: Tensor, partners: Tensor, *, rows: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
         """DVE's views come with the warp that relates them."""
-        drawn = {"total": self.optim.batch_size, "rows": rows, "generator": generator}
         if not isinstance(self.objective, DveSettings):
-            return noisy_views(images, partners, self.views, self.noise, **drawn)
+            return super().pair_views(images, partners, rows=rows, generator=generator)
+        drawn = {"total": self.optim.batch_size, "rows": rows, "generator": generator}
         warper, margin = self.objective.warper, self.objective.margin
         return warped_views(images, self.views, warper, margin=margin, noise=self.noise, **drawn)
 

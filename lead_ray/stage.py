@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lead_ray import train
 from lead_ray.artefacts import RunFolder, atomic, plain
-from lead_ray.augmentation import views
+from lead_ray.augmentation.noise import Noise, noisy_views
 from lead_ray.augmentation.views import ViewSettings
 from lead_ray.images import feed, sampling, shards
 from lead_ray.images.sampling import Sampling
@@ -41,6 +41,8 @@ class Stage(ABC):
     """Beginning of the run folder's name."""
     seed: int = 0
     views: ViewSettings = field(default_factory=ViewSettings)
+    noise: Noise = field(default_factory=Noise)
+    """JPEG and colour noise on views, and a crop of them, as DVE and CL have it in both stages; none in LEAD."""
     optim: Optim = field(default_factory=Optim)
     ingest: Literal["auto", "resident", "stream"] = "auto"
     """resident: images are decoded once and stay on the device; stream: decoded anew every epoch, for data that do not
@@ -97,11 +99,16 @@ class Stage(ABC):
     ) -> tuple[Tensor, ...]:
         """What the learner is called with: a view of each image and one of its partner."""
         total = self.optim.batch_size
-        return views.two_views(images, partners, self.views, total=total, rows=rows, generator=generator)
+        return noisy_views(images, partners, self.views, self.noise, total=total, rows=rows, generator=generator)
 
     def matters(self) -> dict:
-        """The settings that the result depends on, and the data's checksum."""
+        """The settings that the result depends on, and the data's checksum.
+
+        What came later and is not used is left out: runs from before there was a choice stay what they are.
+        """
         settings = {name: value for name, value in plain(self).items() if name not in ELSEWHERE + ORDER}
+        if self.noise == Noise():
+            del settings["noise"]
         data = shards.read_manifest(self.data).fingerprint
         return settings | self.order() | {"data": data, "lanes": self.lanes}
 

@@ -57,10 +57,11 @@ class Paper(Preset):
         settings, views, optim = {
             "byol": (ByolSettings(), ViewSettings(), Optim()),
             "contrast": (ContrastSettings(), ViewSettings(), Optim()),
-            "moco": (MocoSettings(), replace(dve_views(), scale=(0.2, 1.0)), Optim(epochs=800.0, warmup_epochs=0.0)),
+            "moco": (MocoSettings(), cl_views(), Optim(epochs=800.0, warmup_epochs=0.0)),
         }[objective]
+        noise = cl_noise() if objective == "moco" else Noise()
         common = {"data": self.data / faces, "seed": seed, "name": "paper", **self._common}
-        return Train(Pretrain(objective=settings, views=views, optim=optim, **common))
+        return Train(Pretrain(objective=settings, views=views, noise=noise, optim=optim, **common))
 
     def stage2(
         self, objective: Stage2, stage1: Encoder, seed: int, *, dim: int = 64, head: int | None = None,

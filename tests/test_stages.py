@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from lead_ray import launch, stage, train
 from lead_ray.artefacts import RunFolder
+from lead_ray.augmentation.noise import Noise
 from lead_ray.augmentation.views import ViewSettings
 from lead_ray.dense import Dense
 from lead_ray.images import feed, shards
@@ -222,8 +223,10 @@ class TestStages:
         make, folder = either
         elsewhere = {"workers": 2, "report_every": 1, "checkpoint_every": 1, "device": "auto"}
         assert make(tmp_path, **elsewhere).open().path.name == folder.path.name
+        assert make(tmp_path, noise=Noise()).open().path.name == folder.path.name
         orders = (INGESTS["dealt anew"], INGESTS["stream"], INGESTS["stream"] | {"window": 3})
-        changes = ({"seed": 1}, {"optim": replace(OPTIM, lr=0.1)}, {"sync_batchnorm": True}, *orders)
+        noisy = {"noise": Noise(pca=0.1)}
+        changes = ({"seed": 1}, {"optim": replace(OPTIM, lr=0.1)}, {"sync_batchnorm": True}, noisy, *orders)
         names = {make(tmp_path, **change).open().path.name for change in changes}
         assert len(names | {folder.path.name}) == 1 + len(changes)
 
@@ -294,6 +297,20 @@ class TestStages:
             # Partners come from the same lane's share, each image once.
             assert torch.equal(nearest // 2, torch.arange(16) // 2)
             assert len(nearest.unique()) == 16
+
+
+    def test_both_stages_have_noise(self, either, tmp_path):
+        """The same crops and colours, and noise on top; its crop is what the learner sees."""
+        make, _ = either
+
+        def first(noise: Noise) -> torch.Tensor:
+            run = make(tmp_path, noise=noise)
+            return next(view_pairs(run, open_images(run, Worker(), feed.in_threads)(0)))[0]
+
+        clean, noisy = first(Noise()), first(Noise(pca=0.1, margin=4))
+        shift = noisy - clean[..., 4:-4, 4:-4]
+        assert 0.001 < shift.abs().mean() < 0.1
+        torch.testing.assert_close(shift, shift[..., :1, :1].expand_as(shift), rtol=0, atol=1e-5)
 
 
 class TestStageErrors:
