@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lead_ray.models import fused
 from lead_ray.models.fold import Frozen, folded
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
@@ -48,6 +49,40 @@ def test_the_copy_is_frozen_and_laid_out_as_the_trunk():
     assert not any(parameter.requires_grad for parameter in copied.parameters())
     assert any(parameter.requires_grad for parameter in trunk.parameters()), "the original is as it was"
     assert copied.layer1[0].conv1.weight.stride() == trunk.layer1[0].conv1.weight.stride()
+
+
+class TestFused:
+    @pytest.mark.parametrize("depth", [18, 34, 50])
+    @torch.no_grad()
+    def test_is_the_folded_trunk(self, depth):
+        copied = folded(worn(depth).to(memory_format=torch.channels_last))
+        for mine, theirs in zip(fused.blocks(copied, images()), copied(images()), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+            assert mine.is_contiguous(memory_format=torch.channels_last)
+
+    @pytest.mark.parametrize("depth", [18, 50])
+    @torch.no_grad()
+    def test_rounds_no_worse_in_bf16(self, depth):
+        trunk = worn(depth).to(memory_format=torch.channels_last)
+        exact, half = trunk(images()), folded(trunk).bfloat16()
+        for mine, theirs, right in zip(fused.blocks(half, images()), half(images().bfloat16()), exact, strict=True):
+            assert mine.dtype == torch.bfloat16
+            assert (mine.float() - right).norm() < 1.1 * (theirs.float() - right).norm()
+
+    def test_only_where_it_pays(self):
+        cpu = torch.device("cpu")
+        assert not fused.usable(cpu, None) and not fused.usable(torch.device("cuda"), torch.bfloat16)
+        assert fused.usable(cpu, torch.bfloat16) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+    def test_serves_frozen_trunks_under_autocast(self, monkeypatch):
+        monkeypatch.setattr(fused, "usable", lambda device, precision: precision == torch.bfloat16)
+        seen = []
+        monkeypatch.setattr(fused, "blocks", lambda trunk, batch: seen.append(trunk.conv1.weight.dtype) or [batch])
+        frozen = Frozen(worn(18))
+        frozen(images())
+        with torch.autocast("cpu", torch.bfloat16):
+            frozen(images())
+        assert seen == [torch.bfloat16]
 
 
 class TestFrozen:

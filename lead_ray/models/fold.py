@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from lead_ray.models import fused
 from lead_ray.models.trunk import Trunk
 
 
@@ -50,8 +51,11 @@ class Frozen:
         """As the trunk's forward in evaluation mode, without gradients."""
         kind = images.device.type
         precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        copied = self._copy(precision)
+        if copied is not self.trunk and fused.usable(images.device, precision):
+            return fused.blocks(copied, images)
         with torch.no_grad():
-            return self._copy(precision)(images)
+            return copied(images)
 
     def _copy(self, precision: torch.dtype | None) -> Trunk:
         if torch.compiler.is_compiling():  # the compiler joins a BatchNorm with the ReLU after it
