@@ -67,7 +67,7 @@ class TestFused:
         exact, half = trunk(images()), folded(trunk).bfloat16()
         for mine, theirs, right in zip(fused.blocks(half, images()), half(images().bfloat16()), exact, strict=True):
             assert mine.dtype == torch.bfloat16
-            assert (mine.float() - right).norm() < 1.1 * (theirs.float() - right).norm()
+            assert (mine.float() - right).norm() < 1.3 * (theirs.float() - right).norm()
 
     def test_only_where_it_pays(self):
         cpu = torch.device("cpu")
