@@ -1,5 +1,6 @@
 """What every test file may use."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import numpy
 import pytest
 import torch
 from torch import Tensor
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: pytest -n 2
+    torch.set_num_threads(1)
 
 GOLDEN = Path(__file__).parent / "golden"
 
