@@ -6,12 +6,14 @@
 #   scancel JOB                                   # takes it down; the same sbatch goes on from the last checkpoint
 #
 # From the repository's folder, with the README's .venv in it, on storage that all nodes see. Costs what your centre
-# charges for the nodes, at most until --time is over. Slurm signals the job before that; resubmit to go on.
+# charges for the nodes, at most until --time is over. Two minutes before that, or when the job is preempted, Slurm sends
+# SIGTERM: the run keeps its step and ends with exit code 75, and the same sbatch goes on from there.
 #SBATCH --job-name=lead-ray
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
+#SBATCH --signal=B:TERM@120
 #SBATCH --output=slurm-%j.log
 set -euo pipefail
 
@@ -54,4 +56,9 @@ for _ in $(seq 60); do
     ray status --address "$address:$port" >/dev/null 2>&1 && break
     sleep 2
 done
-RAY_ADDRESS="$address:$port" "$@"
+RAY_ADDRESS="$address:$port" "$@" &
+run=$!
+# Slurm signals this script alone (B:). bash heeds it while it waits, and then waits no longer: hence a second time.
+trap 'kill -TERM "$run" 2>/dev/null || true' TERM
+wait "$run" || true
+wait "$run"

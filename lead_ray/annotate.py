@@ -1,7 +1,7 @@
 """A page in the browser on which a person clicks the landmarks of a few images that the program chooses.
 
-lead-ray annotate --images photos --model runs/stage2-lead-0123abcd
-lead-ray annotate --images photos                                      # without proposals, before there is a model
+$ lead-ray annotate --images photos --model runs/stage2-lead-0123abcd
+$ lead-ray annotate --images photos                                      # without proposals, before there is a model
 
 The points of the category are named on the page. Every click is on the disk before the page calls it saved. Labels and
 everything else are kept in the project's folder; the same command goes on where it was left.
@@ -57,18 +57,15 @@ def serve(settings: Annotate) -> None:
     Raises: FileNotFoundError, ValueError as Project(), or if the model is none; OSError if the port is taken.
     """
     with held(settings.folder), _listening(settings.port) as listening, ExitStack() as ending:
-        model = None if settings.model is None else str(settings.model.resolve())
+        model = None if settings.model is None else str(_there(settings.model).resolve())
         project = Project(settings.folder, settings.images, model=model)
         ending.callback(project.close)
-        hub = Hub()
-        embeddings = Embeddings(settings.folder / "features" / (_mark(project.model) if project.model else "none"))
+        hub, embeddings = Hub(), Embeddings()
         offers, curve = Offers(project, embeddings), Curve(settings.folder / "curve.json")
         engine = None
         if project.model:
-            engine = Engine(project, partial(_proposer, project.model), embeddings, offers, curve, hub.publish)
-            engine.start()
-            ending.callback(engine.join, timeout=10)
-            ending.callback(engine.stop)
+            load = partial(_load, _there(Path(project.model)), embeddings, settings.folder / "features")
+            engine = Engine(project, load, embeddings, offers, curve, hub.publish)
         secret = project.secret()
         address = f"http://127.0.0.1:{listening.getsockname()[1]}/{secret}/"
         print(f"{len(project.pictures.names):,} images in {settings.images}, labels go to {settings.folder}\n")
@@ -79,24 +76,28 @@ def serve(settings: Annotate) -> None:
         if settings.browser:
             webbrowser.open(address)
         app = application(Desk(project, offers, curve, hub, engine), hub, secret)
+        if engine is not None:
+            engine.start()
+            ending.callback(engine.join, timeout=10)
+            ending.callback(engine.stop)
         web.run_app(app, sock=listening, print=None, access_log=None, shutdown_timeout=1.0)
 
 
-# What follows imports torch, which takes seconds: not before it is needed.
+def _there(model: Path) -> Path:
+    """The model itself. Raises: FileNotFoundError; what else may be wrong with it is said on the page."""
+    if not (model / "encoder.safetensors" if model.is_dir() else model).exists():
+        raise FileNotFoundError(f"no weights at {model}: give a finished run's folder or a .safetensors file")
+    return model
 
 
-def _mark(model: str) -> str:
-    """What tells this model's features from another's."""
+def _load(model: Path, embeddings: Embeddings, features: Path):
+    """Open the model, and what it said before; imports torch, which takes seconds, so the page does not wait for it."""
+    from lead_ray.landmarks.proposer import Proposer
     from lead_ray.models import weights
 
-    weights.read_card(model)  # says what is wrong with it before a page is open
-    return weights.fingerprint(model)[:8]
-
-
-def _proposer(model: str):
-    from lead_ray.landmarks.proposer import Proposer
-
-    return Proposer(model)
+    proposer = Proposer(model)
+    embeddings.open(features / weights.fingerprint(model)[:8])
+    return proposer
 
 
 def _listening(port: int | None) -> socket.socket:

@@ -1,8 +1,8 @@
 """Speed: the project's paths beside plain references and, where installed, other libraries. Nothing is asserted.
 
-python -m lead_ray.bench views
-python -m lead_ray.bench step --batch 64 --rounds 3
-python -m lead_ray.bench stage2 --loss-only --size 256 --batch 2
+$ python -m lead_ray.bench views
+$ python -m lead_ray.bench step --batch 64 --rounds 3
+$ python -m lead_ray.bench stage2 --loss-only --size 256 --batch 2
 """
 
 import os
@@ -15,6 +15,7 @@ import tyro
 from lead_ray.errors import for_people
 from lead_ray.speed.ingest import Ingest
 from lead_ray.speed.kept import Kept
+from lead_ray.speed.model import Model
 from lead_ray.speed.readout import Readout
 from lead_ray.speed.scale import Scale
 from lead_ray.speed.stage2 import Stage2
@@ -29,6 +30,7 @@ Measurements = (
     | Annotated[Readout, tyro.conf.subcommand("readout")]
     | Annotated[Workers, tyro.conf.subcommand("workers")]
     | Annotated[Scale, tyro.conf.subcommand("scale")]
+    | Annotated[Model, tyro.conf.subcommand("model")]
     | Annotated[Kept, tyro.conf.subcommand("table")]
 )
 

@@ -1,7 +1,7 @@
 """Landmarks from one tool's file to another's.
 
-lead-ray convert CollectedData_me.csv labels.json --to own --images .
-lead-ray convert labels.json labels.slp --to sleap
+$ lead-ray convert CollectedData_me.csv labels.json --to own --images .
+$ lead-ray convert labels.json labels.slp --to sleap
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """Errors of a frozen encoder: landmark regression and landmark matching.
 
-python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task matching --data mafl
-python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task regression --data mafl --annotations 1 10 100 --seeds 0 1 2
-python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task matching --data mafl --features untrained    # a floor
-python -m lead_ray.evaluate runs/stage1-lead-0123abcd --task regression --data mafl --features nmf --reduce.dim 64
+$ python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task matching --data mafl
+$ python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task regression --data mafl --annotations 1 10 --seeds 0 1 2
+$ python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task matching --data mafl --features untrained    # a floor
+$ python -m lead_ray.evaluate runs/stage1-lead-0123abcd --task regression --data mafl --features nmf --reduce.dim 64
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """A landmark model as one file for other programs.
 
-lead-ray export bird-model --out birds.onnx      # ONNX, for onnxruntime and whatever reads it
-lead-ray export bird-model --out birds.pt2       # torch.export's program: torch.export.load("birds.pt2").module()
+$ lead-ray export bird-model --out birds.onnx      # ONNX, for onnxruntime and whatever reads it
+$ lead-ray export bird-model --out birds.pt2       # torch.export's program: torch.export.load("birds.pt2").module()
 
 Both map `images`, uint8 [batch, 3, side, side] RGB, any batch, to `points` [batch, landmarks, 2] in pixels of these
 images (pixel centres at integers) and `confidence` [batch, landmarks]. The ONNX file's metadata say what is what.
@@ -30,7 +30,7 @@ from lead_ray.landmarks import calibration
 from lead_ray.landmarks import model as landmark_model
 from lead_ray.landmarks.model import LandmarkModel
 from lead_ray.landmarks.prediction import SMALLEST, View
-from lead_ray.landmarks.readout import GRID, Ensemble, Reading, heat_width
+from lead_ray.readouts.ensemble import GRID, Ensemble, Reading, heat_width
 
 NEEDED = ("onnx", "onnxscript")
 

@@ -1,6 +1,5 @@
 """Frozen features: computed once for each image, at native resolution, and kept."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -42,12 +41,17 @@ def extract(
     if encoder.training:
         raise ValueError("the encoder is in training mode: call its eval() first")
 
-    def batches() -> Iterator[list[Tensor]]:
-        for batch in images.split(batch_size):
-            inputs = augment.normalise(batch.float() / 255) if cropped else crops(batch, margin=margin)
-            yield [block.to(torch.float16, memory_format=torch.channels_last) for block in encoder(inputs)]
-
-    return [torch.cat(blocks) for blocks in zip(*batches(), strict=True)]
+    rows: list[Tensor] = []
+    for first in range(0, len(images), batch_size):
+        batch = images[first : first + batch_size]
+        blocks = encoder(augment.normalise(batch.float() / 255) if cropped else crops(batch, margin=margin))
+        # Room for all of them at once: to gather batches would need it twice.
+        rows = rows or [
+            block.new_empty((len(images), *block.shape[2:], block.shape[1]), dtype=torch.float16) for block in blocks
+        ]
+        for kept, block in zip(rows, blocks, strict=True):
+            kept[first : first + len(batch)] = block.permute(0, 2, 3, 1)
+    return [kept.permute(0, 3, 1, 2) for kept in rows]
 
 
 def cached(path: Path, encoder: nn.Module, images: UInt8[Tensor, "n 3 h w"], *, margin: int = MARGIN) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """A landmark model from a trained encoder and a few annotated images.
 
-lead-ray fit runs/stage2-... --images photos --labels labels.json --out bird-model
+$ lead-ray fit runs/stage2-... --images photos --labels labels.json --out bird-model
 """
 
 from collections.abc import Sequence

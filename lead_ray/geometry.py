@@ -20,12 +20,14 @@ CONTROL_POINTS_PER_SIDE = 10
 
 def normalise(points: Float[Tensor, "*n 2"], *, height: int, width: int) -> Float[Tensor, "*n 2"]:
     """Pixels -> [-1, 1]; inverse of pixels()."""
-    return 2 * points / points.new_tensor([width - 1, height - 1]) - 1
+    x, y = (2 * points).unbind(-1)  # divided by plain numbers: a tensor of them would make the host wait for a GPU
+    return torch.stack([x / (width - 1), y / (height - 1)], dim=-1) - 1
 
 
 def pixels(points: Float[Tensor, "*n 2"], *, height: int, width: int) -> Float[Tensor, "*n 2"]:
     """[-1, 1] -> pixels; inverse of normalise()."""
-    return (points + 1) / 2 * points.new_tensor([width - 1, height - 1])
+    x, y = ((points + 1) / 2).unbind(-1)
+    return torch.stack([x * (width - 1), y * (height - 1)], dim=-1)
 
 
 def crop_images(images: Tensor, *, margin: int) -> Tensor:

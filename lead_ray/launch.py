@@ -1,12 +1,9 @@
 """Start a stage: in this process, or on Ray Train workers that Ray Data feeds."""
 
 import dataclasses
-import math
-import os
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +12,21 @@ import torch
 
 from lead_ray import ingest, storage
 from lead_ray.artefacts import RunFolder
-from lead_ray.errors import WorkerError
+from lead_ray.errors import Preempted, WorkerError
+from lead_ray.foreground import followed, interruptible, on_sigterm, show
 from lead_ray.images import feed
 from lead_ray.machine import cores
+from lead_ray.notice import End, Notice
 from lead_ray.progress import Phase, phase
-from lead_ray.stage import Stage, open_images, pick_device, work
+from lead_ray.resources import wants_gpus, worker_resources
+from lead_ray.stage import Stage, pick_device
+from lead_ray.work import open_images, work
 from lead_ray.worker import Worker
 
 RESTARTS = 3  # of all workers together, after one has died; each goes on from the last checkpoint
 WAITS = 30  # of a minute each, Ray's own, for a cluster that must grow before the workers find room
-LEAST_CPU = 0.1
+GROWTH = 300.0  # seconds between looks at whether there is room for more workers, which costs a start of all
+HEED = 10  # steps between looks, of all workers together, at whether a node or the run is to end
 FAILURE = "error.txt"  # what a worker says that fails for a reason which trying again cannot mend
 
 
@@ -46,56 +48,52 @@ def run(stage: Stage, *, title: str | None = None) -> RunFolder:
         if folder.result is not None:
             return folder  # by another process, since we looked
         if stage.workers:
-            with _followed(folder, shown):
+            with followed(folder, shown):
                 _on_ray(stage, folder)
         else:
-            worker = Worker(device=pick_device(stage.device))
-            for metrics in work(stage, folder, open_images(stage, worker, feed.in_threads), worker):
-                _show(shown, metrics)
+            _here(stage, folder, shown)
     print(f"{title}: {folder.path}")
     return folder
 
 
-def _show(shown: Phase, metrics: dict[str, int | float]) -> None:
-    shown.update(metrics["step"], f"loss {metrics['loss']:.3f}, {metrics['images_per_second']:.0f} images/s")
+def _here(stage: Stage, folder: RunFolder, shown: Phase) -> None:
+    """In this process. Raises: Preempted after SIGTERM, once the step is finished and kept."""
+    told = threading.Event()
+    with on_sigterm(told.set):
+        worker = Worker(device=pick_device(stage.device), notice=lambda step: Notice.STOP if told.is_set() else None)
+        for metrics in work(stage, folder, open_images(stage, worker, feed.in_threads), worker):
+            show(shown, metrics)
+    _check_finished(folder)
 
 
-@contextmanager
-def _followed(folder: RunFolder, shown: Phase) -> Iterator[None]:
-    """Show what rank 0, in another process, adds to metrics.jsonl."""
-    over = threading.Event()
-
-    def follow() -> None:
-        while not over.wait(20 if storage.is_remote(folder.path) else 1):
-            if history := folder.metrics():
-                _show(shown, history[-1])
-
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
-    try:
-        yield
-    finally:
-        over.set()
-        follower.join()
-        if history := folder.metrics():
-            _show(shown, history[-1])
+def _check_finished(folder: RunFolder) -> None:
+    if folder.result is None:
+        raise Preempted(f"stopped by SIGTERM after step {folder.metrics()[-1]['step']}, which is kept")
 
 
 def _on_ray(stage: Stage, folder: RunFolder) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ingest.connect()
-    resources = ray.cluster_resources()
-    use_gpu = wants_gpus(stage.device, stage.workers, resources)
-    trainer = TorchTrainer(
+    crew, resources = stage.crew, ray.cluster_resources()
+    use_gpu = wants_gpus(stage.device, crew.fewest, resources)
+    # Beside this process: it outlives the nodes of the workers.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    end = ray.remote(num_cpus=0, scheduling_strategy=here)(End).remote()
+    kind = TorchTrainer
+    if crew.elastic:
+        from lead_ray.elastic import EvenTrainer as kind
+    trainer = kind(
         _worker,
-        train_loop_config={"stage": stage, "folder": folder},
+        train_loop_config={"stage": stage, "folder": folder, "end": end},
         scaling_config=ScalingConfig(
-            num_workers=stage.workers,
+            num_workers=(crew.fewest, crew.most) if crew.elastic else crew.most,
             use_gpu=use_gpu,
-            resources_per_worker=worker_resources(resources, stage.workers, use_gpu),
+            resources_per_worker=worker_resources(resources, crew, use_gpu),
+            elastic_resize_monitor_interval_s=GROWTH,
         ),
         run_config=RunConfig(
             name="ray",
@@ -103,7 +101,14 @@ def _on_ray(stage: Stage, folder: RunFolder) -> None:
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=WAITS),
         ),
     )
-    follow_up(trainer.fit, folder.path / FAILURE)
+
+    def stop() -> None:
+        if not ray.get(end.tell.remote(), timeout=5):
+            raise Preempted("stopped by SIGTERM before its workers had begun")
+
+    with on_sigterm(stop):
+        follow_up(trainer.fit, folder.path / FAILURE)
+    _check_finished(folder)
 
 
 def follow_up(fit: Callable[[], Any], failure: Path) -> None:
@@ -116,7 +121,7 @@ def follow_up(fit: Callable[[], Any], failure: Path) -> None:
 
     storage.remove(failure)
     try:
-        with _interruptible():
+        with interruptible():
             fit()
     except TrainingFailedError as error:
         if storage.exists(failure):
@@ -138,54 +143,6 @@ def _said(failure: Path) -> str:
     return lines[-1].strip() if lines else f"a worker could not write to {failure} why it failed: free space, run again"
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C as Python has it: Ray's fit() takes SIGINT over, exits with code 0 on it and never gives it back."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as stopped:
-        raise KeyboardInterrupt from stopped
-    finally:
-        if threading.current_thread() is threading.main_thread() and handler is not None:
-            signal.signal(signal.SIGINT, handler)
-
-
-def wants_gpus(device: str, workers: int, cluster: dict[str, float]) -> bool:
-    """auto: GPUs if there is one for each worker."""
-    return device == "cuda" or (device == "auto" and cluster.get("GPU", 0) >= workers)
-
-
-def worker_resources(cluster: dict[str, float], workers: int, use_gpu: bool) -> dict[str, float]:
-    """What each worker asks for: a GPU if wanted, and its share of the cores; one is left to Ray Data.
-
-    Were nothing left, Ray Data's tasks would wait for ever, and the workers for them.
-
-    Raises: ValueError when the cluster cannot meet it and nothing says that it might grow.
-    """
-    grows = bool(os.environ.get("RAY_ADDRESS"))  # a cluster joined by address may have an autoscaler
-    cpus, gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
-    if use_gpu:
-        if gpus < workers and grows:
-            print(f"the cluster has {gpus:.0f} GPUs, the run needs {workers}; waiting for it to grow", flush=True)
-        elif gpus < workers:
-            remedy = f"--workers {gpus:.0f}" if gpus else "--device cpu"
-            raise ValueError(f"workers={workers} need a GPU each, the cluster has {gpus:.0f}: use {remedy}")
-        return {"CPU": 1.0 if cpus > workers else LEAST_CPU, "GPU": 1.0}
-    share = min((cpus - 1) / workers, max(1, (cpus - 1) // workers))
-    if share < LEAST_CPU and grows:
-        print(
-            f"the cluster has {cpus:g} CPUs, the run needs {1 + workers * LEAST_CPU:g}; waiting for it to grow",
-            flush=True,
-        )
-    elif share < LEAST_CPU:
-        raise ValueError(
-            f"workers={workers} need {LEAST_CPU} CPUs each and Ray Data one, the cluster has {cpus:g}: "
-            "use --workers 0 for this process alone"
-        )
-    return {"CPU": max(LEAST_CPU, math.floor(100 * share) / 100)}
-
-
 def _worker(config: dict[str, Any]) -> None:
     """One Ray Train worker: read its lanes, train, report.
 
@@ -197,7 +154,7 @@ def _worker(config: dict[str, Any]) -> None:
     if storage.exists(failure) or config["folder"].result is not None:
         return
     try:
-        _train(config["stage"], config["folder"])
+        _train(**config)
     except (ConnectionError, TimeoutError):  # OSErrors too, but what a worker meets whose neighbour died
         raise
     except (ValueError, OSError, FloatingPointError) as error:
@@ -208,11 +165,14 @@ def _worker(config: dict[str, Any]) -> None:
         raise
 
 
-def _train(stage: Stage, folder: RunFolder) -> None:
+def _train(stage: Stage, folder: RunFolder, end: Any) -> None:
     import ray.train
     from ray.train.torch import get_device, prepare_model
 
     context = ray.train.get_context()
+    shares, left = divmod(stage.crew.most, context.get_world_size())
+    if left:
+        raise ValueError(f"workers={stage.workers} do not go together with Ray's {context.get_world_size()} of them")
     device = torch.device("cpu") if stage.device == "cpu" else get_device()  # where a node has both
     if device.type == "cpu":
         torch.set_num_threads(max(1, cores() // context.get_local_world_size()))
@@ -221,6 +181,8 @@ def _train(stage: Stage, folder: RunFolder) -> None:
         world=context.get_world_size(),
         device=device,
         local=context.get_local_world_size(),
+        shares=shares,
+        notice=_notices(end),
         wrap=lambda module: prepare_model(
             module,
             move_to_device=device,
@@ -231,3 +193,32 @@ def _train(stage: Stage, folder: RunFolder) -> None:
     decode = partial(ingest.by_ray_data, at_once=at_once)
     for metrics in work(stage, folder, open_images(stage, worker, decode), worker):
         ray.train.report(metrics)
+
+
+def _notices(end: Any) -> Callable[[int], Notice | None]:
+    """What all workers hear together every HEED steps: of a node that Ray drains, once, and of the run's end."""
+    import ray.train
+    from ray.train.collective import broadcast_from_rank_zero
+
+    first = ray.train.get_context().get_world_rank() == 0
+    saved = False
+
+    def told() -> bool:
+        try:
+            return first and ray.get(end.hear.remote())
+        except ray.exceptions.RayError:  # the driver is gone, and with it the run
+            return False
+
+    def notice(step: int) -> Notice | None:
+        nonlocal saved
+        if step % HEED:
+            return None
+        if broadcast_from_rank_zero(told()):
+            return Notice.STOP
+        if saved or ray.train.get_preemption_info() is None:
+            return None
+        saved = True
+        return Notice.SAVE
+
+    told()  # from now on there is someone to hear
+    return notice

@@ -9,7 +9,11 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def cores() -> int:
@@ -32,6 +36,24 @@ def keep_freed_memory() -> None:
         allocator = ctypes.CDLL("libc.so.6").mallopt
         allocator(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: large blocks come from the heap too
         allocator(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD: the heap never shrinks
+
+
+def native_bf16(kind: str) -> bool:
+    """Whether a "cuda" or "cpu" device multiplies bf16 itself; pretending to takes many times as long."""
+    import torch
+
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def sent(tensor: "Tensor", device: "torch.device") -> "Tensor":
+    """A small tensor of this process on another device, without this process waiting for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Pictures of finished runs and of what evaluation measured, one a call.
 
-python -m lead_ray.plot heat-maps runs/stage1-... runs/stage2-... --data TEST --out heat.png
-python -m lead_ray.plot parts runs/stage2-... --data TEST --out parts.png
-python -m lead_ray.plot counts runs/*/eval/regression-mtfl-learned-*.json --out counts.svg
+$ python -m lead_ray.plot heat-maps runs/stage1-... runs/stage2-... --data TEST --out heat.png
+$ python -m lead_ray.plot parts runs/stage2-... --data TEST --out parts.png
+$ python -m lead_ray.plot counts runs/*/eval/regression-mtfl-learned-*.json --out counts.svg
 """
 
 from typing import Annotated

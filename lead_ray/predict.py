@@ -1,9 +1,9 @@
 """Landmarks of your images.
 
-lead-ray predict photos --model bird-model --out birds.json                  # COCO keypoints
-lead-ray predict photos --model bird-model --out birds.csv --overlays drawn  # a row an image, and pictures to look at
-lead-ray predict photos --model bird-model --out birds.csv --workers 16      # millions, through Ray Data
-lead-ray predict photos --model bird-model --out birds.csv --outliers 20     # and name those most worth correcting
+$ lead-ray predict photos --model bird-model --out birds.json                  # COCO keypoints
+$ lead-ray predict photos --model bird-model --out birds.csv --overlays drawn  # a row an image; pictures to look at
+$ lead-ray predict photos --model bird-model --out birds.csv --workers 16      # millions, through Ray Data
+$ lead-ray predict photos --model bird-model --out birds.csv --outliers 20     # and name those most worth correcting
 """
 
 import shutil
@@ -77,6 +77,8 @@ def predict(settings: Predict) -> int:
     Raises: FileNotFoundError, ValueError for a wrong setting or file; a bad image is never an error.
     """
     card = landmark_model.load(settings.model).card
+    if card.trained["boxed"] and settings.boxes is None:
+        print("this model learned from objects in boxes: say with --boxes where they are in these images")
     root, files = find(settings.images)
     items = [Item(file, None) for file in files]
     if settings.boxes is not None:

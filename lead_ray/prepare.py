@@ -143,8 +143,8 @@ def _checked(finished: Iterable[dict], shards: int, limit: int, out: Path) -> It
     for ordinal, result in enumerate(finished):
         if result["error"]:
             raise OSError(
-                f"out={str(out)!r}: {result['error']} (writing {result['file']}). {ordinal} of {shards} "
-                "shards are finished and stay: free some space and run the same command again."
+                f"out={storage.uri(out)!r}: {result['error']} (making {result['file']}). {ordinal} of {shards} shards "
+                "are finished and stay: free some space, or wait for the store, and run the same command again."
             )
         bad += result["quarantined"]
         if len(bad) > limit:

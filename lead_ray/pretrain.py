@@ -1,7 +1,7 @@
 """Stage 1: an instance-level encoder of unlabelled images.
 
-python -m lead_ray.pretrain --data faces --workers 2                    # the paper's BYOL, ResNet-50, 200 epochs
-python -m lead_ray.pretrain --data faces --trunk.depth 18 --trunk.width 0.25 --optim.steps 20      # a try
+$ python -m lead_ray.pretrain --data faces --workers 2                    # the paper's BYOL, ResNet-50, 200 epochs
+$ python -m lead_ray.pretrain --data faces --trunk.depth 18 --trunk.width 0.25 --optim.steps 20      # a try
 """
 
 from dataclasses import dataclass, field
@@ -39,6 +39,11 @@ class Pretrain(Stage):
 
     def __post_init__(self):
         super().__post_init__()
+        if isinstance(self.objective, MocoSettings) and self.crew.elastic:
+            raise ValueError(
+                f"objective:moco gathers the keys of all workers at every step, so their number cannot change: give "
+                f"one, not workers={self.workers}"
+            )
         if isinstance(self.objective, MocoSettings) and self.objective.queue % self.optim.batch_size:
             raise ValueError(
                 f"objective.queue must be a multiple of optim.batch_size={self.optim.batch_size}, "
@@ -46,8 +51,11 @@ class Pretrain(Stage):
             )
 
     def matters(self) -> dict:
-        """The weights to go on from matter, not where they lie."""
-        return super().matters() | {"init": self.init and weights.fingerprint(self.init)}
+        """The weights to go on from matter, not where they lie; and how many workers have negatives of their own."""
+        settings = super().matters() | {"init": self.init and weights.fingerprint(self.init)}
+        if isinstance(self.objective, ContrastSettings) and self.crew.most > 1:
+            settings["workers"] = self.crew.most
+        return settings
 
     def build(self) -> nn.Module:
         trunk = Trunk(self.trunk)

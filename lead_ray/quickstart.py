@@ -1,7 +1,7 @@
 """The whole way in five minutes on two cores: synthetic faces, both stages, errors against floors, one page.
 
-lead-ray quickstart                       # goes on from the small encoder that the package carries
-lead-ray quickstart --from-scratch        # without it, and what that gives
+$ lead-ray quickstart                       # goes on from the small encoder that the package carries
+$ lead-ray quickstart --from-scratch        # without it, and what that gives
 """
 
 import json

@@ -108,14 +108,14 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def read_bytes(path: Path) -> bytes:
-    """Raises: FileNotFoundError, OSError."""
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """All of it, or of an object in a store the first `most` bytes. Raises: FileNotFoundError, OSError."""
     if not is_remote(path):
         return path.read_bytes()
 
     def read(store: pyarrow.fs.FileSystem, key: str) -> bytes:
         with store.open_input_stream(key) as stream:
-            return stream.read()
+            return stream.read(most)
 
     return _ask(path, read)
 
@@ -205,6 +205,13 @@ def written(folder: Path, pattern: str) -> dict[Path, float]:
     files = [info for info in found if info.type == pyarrow.fs.FileType.File]
     when = {Path(folder.parts[0], info.path): info.mtime_ns / 1e9 for info in files}
     return {place: seconds for place, seconds in when.items() if _matches(place.relative_to(folder), pattern)}
+
+
+def names_below(folder: Path) -> Iterator[str]:
+    """The names of all objects below a folder of a store, from there, in no order."""
+    root = "/".join(folder.parts[1:])
+    found = _ask(folder, lambda store, key: store.get_file_info(pyarrow.fs.FileSelector(key, recursive=True)))
+    return (info.path.removeprefix(f"{root}/") for info in found if info.type == pyarrow.fs.FileType.File)
 
 
 def _matches(path: Path, pattern: str) -> bool:

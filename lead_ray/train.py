@@ -2,13 +2,18 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from lead_ray.machine import native_bf16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +102,50 @@ def compiled(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def train_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, views: tuple[Tensor, ...], precision: torch.dtype
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    views: tuple[Tensor, ...],
+    precision: torch.dtype,
+    *,
+    shares: int = 1,
 ) -> dict[str, Tensor]:
-    """One step; metrics stay on the device."""
-    with torch.autocast(views[0].device.type, precision, enabled=precision != torch.float32):
-        metrics = network(*views)
+    """One step; metrics stay on the device.
+
+    Args:
+        shares: equal parts of the batch, which pass through the network one after the other as if each were a
+            worker's own: gradients and metrics are their means, as they are the workers' means, BatchNorm and in-batch
+            losses see one share, and only the first moves running statistics, as only rank 0's are kept. So it is
+            exact, but for what workers exchange in a forward pass: synchronised BatchNorm, MoCo's keys.
+    """
     optimizer.zero_grad()
-    metrics["loss"].backward()
+    sums: dict[str, Tensor] = {}
+    for number, share in enumerate(zip(*(view.chunk(shares) for view in views), strict=True)):
+        last = number == shares - 1
+        with _statistics_kept(network) if number else nullcontext(), nullcontext() if last else _apart(network):
+            with torch.autocast(views[0].device.type, precision, enabled=precision != torch.float32):
+                metrics = network(*share)
+            (metrics["loss"] / shares).backward()
+        sums = {name: value.detach() + sums[name] if number else value.detach() for name, value in metrics.items()}
     optimizer.step()
-    return {name: value.detach() for name, value in metrics.items()}
+    return {name: value / shares for name, value in sums.items()} if shares > 1 else sums
+
+
+def _apart(network: nn.Module) -> AbstractContextManager:
+    """Gradients are summed here, and not averaged over the workers yet."""
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+
+@contextmanager
+def _statistics_kept(network: nn.Module) -> Iterator[None]:
+    """BatchNorm normalises as ever, and does not take note of it."""
+    tracking = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
 
 
 def train(
@@ -118,6 +158,8 @@ def train(
     first_step: int = 0,
     report_every: int,
     precision: torch.dtype = torch.float32,
+    shares: int = 1,
+    noticed: Callable[[int], bool] = lambda step: False,
 ) -> Iterator[dict[str, int | float]]:
     """Train from first_step to the schedule's end; yield metrics every report_every steps and at the end.
 
@@ -125,6 +167,8 @@ def train(
         network: called with the two views, returns metrics with "loss"; the learner, or its distributed wrapper.
         learner: has `after_step(progress)`, called with the share of steps done.
         batches: pairs of views, beginning with first_step's.
+        shares: see train_step().
+        noticed: whether there must be metrics after so many steps, too; the same for all workers.
     Raises: FloatingPointError naming the first step whose loss was not finite, before it is reported.
     """
     learner.train()
@@ -132,13 +176,13 @@ def train(
     for step, views in zip(range(first_step, schedule.steps), batches, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(step)
-        metrics = train_step(network, optimizer, views, precision)
+        metrics = train_step(network, optimizer, views, precision, shares=shares)
         learner.after_step(step / schedule.steps)
         seen += len(views[0])
         # Kept on the device: looking at the loss at every step would make the host wait for it.
         broken = torch.where(metrics["loss"].isfinite(), schedule.steps, step)
         bad_step = broken if bad_step is None else torch.minimum(bad_step, broken)
-        if (step + 1) % report_every == 0 or step + 1 == schedule.steps:
+        if noticed(step + 1) or (step + 1) % report_every == 0 or step + 1 == schedule.steps:
             values, bad = _of_all_workers(metrics, bad_step)
             if bad < schedule.steps:
                 raise FloatingPointError(
@@ -169,8 +213,4 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     """The dtype that autocast uses; auto takes bf16 where the device multiplies it natively."""
     if precision != "auto":
         return PRECISIONS[precision]
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if native_bf16(device.type) else torch.float32

@@ -1,5 +1,6 @@
 """One process of a run, and what the processes of a run must agree on."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,7 +8,37 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from lead_ray.notice import Notice
+
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How many workers a run may have. Its steps are those of `most`, whatever the number at the time."""
+
+    fewest: int
+    most: int
+
+    @classmethod
+    def of(cls, workers: int | str) -> "Crew":
+        """A number, or FEWEST:MOST.
+
+        Raises: ValueError for anything else.
+        """
+        found = re.fullmatch(r"(\d+):(\d+)", workers) if isinstance(workers, str) else None
+        fewest, most = map(int, found.groups()) if found else (workers, workers)
+        if isinstance(most, str) or fewest < 0 or (found and not 1 <= fewest < most):
+            raise ValueError(f"workers must be >= 0, or FEWEST:MOST such as 2:8, got {workers!r}")
+        return cls(fewest, most)
+
+    @property
+    def elastic(self) -> bool:
+        return self.fewest < self.most
+
+    def fitting(self, room: int) -> int:
+        """How many of `room` workers are used: as many as divide `most`, for each takes as many shares of a step."""
+        return max((count for count in range(1, min(room, self.most) + 1) if self.most % count == 0), default=0)
 
 
 @dataclass(frozen=True)
@@ -21,10 +52,15 @@ class Worker:
     """Workers on this machine."""
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module
     """Makes a module average its gradients over all workers."""
+    shares: int = 1
+    """Of a step's batch: of as many workers as this one stands for."""
+    notice: Callable[[int], Notice | None] = lambda step: None
+    """What is to be heeded after so many steps of the run; the same for all workers."""
 
     def lanes(self, lanes: int) -> tuple[int, ...]:
-        """The lanes that this worker holds."""
-        return tuple(range(self.rank, lanes, self.world))
+        """The lanes that this worker holds, share after share."""
+        crew = self.world * self.shares
+        return tuple(lane for first in range(self.rank, crew, self.world) for lane in range(first, lanes, crew))
 
 
 def check_agreement(first_step: int, worker: Worker) -> None:

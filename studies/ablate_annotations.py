@@ -1,8 +1,8 @@
 """How few annotated images are enough? Table 5: 1 to 100 of them, methods and widths.
 
-python studies/ablate_annotations.py --data DATA
-python studies/ablate_annotations.py --preset quick
-python studies/ablate_annotations.py --preset house --data DATA --given contrast RUN --seeds 0
+$ python studies/ablate_annotations.py --data DATA
+$ python studies/ablate_annotations.py --preset quick
+$ python studies/ablate_annotations.py --preset house --data DATA --given contrast RUN --seeds 0
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import tyro
 
 from lead_ray.errors import for_people
-from lead_ray.figures import curves
+from lead_ray.figures.curves import Series
+from lead_ray.figures.panels import Panel, side_by_side
 from lead_ray.reporting.report import Section
 from sweep.fill import Entry, cells
 from sweep.study import Study, carry_out, publish, sheets
@@ -40,20 +41,24 @@ def entries(study: Annotations) -> list[Entry]:
     return found
 
 
-def figures(plan: Sequence[Entry]) -> list[Section]:
-    """Errors by annotations: LEAD's and CL's narrowest maps and hypercolumns, and what the paper printed of them."""
-    sheet, lines = sheets()["5"], []
-    for row in ("LEAD, 64", "CL, 64", "LEAD, hypercolumn", "CL, hypercolumn"):
-        values = {int(column): values for column, values in cells(plan, row).items()}
-        if values:
-            places = sorted(values)
-            printed = [[sheet.printed[row, str(count)].mean] for count in places]
-            lines.append(curves.Series(name=row, places=places, values=[values[count] for count in places]))
-            lines.append(curves.Series(name=f"{row}, paper", places=places, values=printed, printed=True))
-    if not lines:
-        return []
-    chart = curves.against(lines, x="annotated images", y="error, % IOD", title="Few annotations")
-    return [Section("Errors by the number of annotated images", content=chart)]
+def figures(plan: Sequence[Entry]) -> dict[str, Section]:
+    """Errors by annotations, of the narrowest maps and of hypercolumns, beside what the paper printed."""
+    sheet, panels = sheets()["5"], []
+    for width, title in (("64", "64 channels"), ("hypercolumn", "Hypercolumns")):
+        lines = []
+        for method in ("LEAD", "CL", "DVE"):
+            row = f"{method}, {width}"
+            values = {int(count): values for count, values in cells(plan, row).items()}
+            if places := sorted(values):
+                printed = [[sheet.printed[row, str(count)].mean] for count in places]
+                lines.append(Series(name=method, places=places, values=[values[count] for count in places]))
+                lines.append(Series(name=method, places=places, values=printed, printed=True))
+        if lines:
+            panels.append(Panel(title=title, y="error, % IOD", series=lines))
+    if not panels:
+        return {}
+    chart = side_by_side(panels, x="annotated images", same_scale=True)
+    return {"annotations": Section("Errors by the number of annotated images", content=chart)}
 
 
 def main(study: Annotations) -> None:

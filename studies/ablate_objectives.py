@@ -1,8 +1,8 @@
 """Which objective in which stage? Table 6, and the matrix of every stage 1 with every stage 2.
 
-python studies/ablate_objectives.py --data DATA
-python studies/ablate_objectives.py --preset quick
-python studies/ablate_objectives.py --preset house --data DATA --workers 0
+$ python studies/ablate_objectives.py --data DATA
+$ python studies/ablate_objectives.py --preset quick
+$ python studies/ablate_objectives.py --preset house --data DATA --workers 0
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """How much does a face's size matter? Figure 9: read-outs trained on 1 to 1.5 times zoomed out, tested on 1 to 2 times.
 
-python studies/ablate_scale.py --data DATA          # mafl-unaligned
-python studies/ablate_scale.py --preset quick       # its faces have one size: only whether the study runs
+$ python studies/ablate_scale.py --data DATA          # mafl-unaligned
+$ python studies/ablate_scale.py --preset quick       # its faces have one size: only whether the study runs
 """
 
 from dataclasses import dataclass
@@ -45,18 +45,18 @@ def entries(study: Scale) -> list[Entry]:
     ]
 
 
-def figures(plan: list[Entry]) -> list[Section]:
+def figures(plan: list[Entry]) -> dict[str, Section]:
     """Errors of the same images by both methods, of the first seed."""
     measures = {entry.row: entry.measure for entry in reversed(plan) if entry.measure.done()}
     found = {row: details(measure.paths[0]) for row, measure in measures.items()}
     found = {row: arrays for row, arrays in found.items() if "factor" in arrays}
     if not found:
-        return []
+        return {}
     first = next(iter(found.values()))
     errors = {row: torch.as_tensor(arrays["error"]) for row, arrays in found.items()}
     low, high = (float(bound) for bound in first["train_factor"])
     chart = curves.zoom(errors, torch.as_tensor(first["factor"]), seen=(low, high))
-    return [Section("By zoom-out factor", content=chart)]
+    return {"scale": Section("By zoom-out factor", content=chart)}
 
 
 def main(study: Scale) -> None:

@@ -1,21 +1,19 @@
 """Which temperatures, of the student and of the teacher? A search, and a grid for the plot.
 
-python studies/ablate_temperature.py --data DATA
-python studies/ablate_temperature.py --preset quick
-python studies/ablate_temperature.py --preset house --data DATA --given contrast RUN --workers 0
+$ python studies/ablate_temperature.py --data DATA
+$ python studies/ablate_temperature.py --preset quick
+$ python studies/ablate_temperature.py --preset house --data DATA --given contrast RUN --workers 0
 optuna-dashboard OUT/studies/ablate_temperature.journal          # while it runs, and after
 """
 
 from dataclasses import dataclass
 
 import tyro
-from matplotlib.figure import Figure
 from optuna.distributions import FloatDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
 
 from lead_ray.errors import for_people
-from lead_ray.figures import curves
-from lead_ray.reporting import drawing as draw
+from lead_ray.figures import trials
 from lead_ray.reporting.cells import Column
 from lead_ray.reporting.report import Section
 from sweep.fill import Entry, Sheet, cells
@@ -23,6 +21,8 @@ from sweep.plan import Encoder
 from sweep.search import Search
 from sweep.study import Study, carry_out, publish
 
+NAMES = ("temperature", "teacher_temperature")
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 COLUMNS = {"validation, different": "cl_diff_error", "test, different": "cl_diff_error", "test, same": "cl_same_error"}
 SHEET = Sheet("Temperatures of stage 2, 64 channels", [Column(name, "px", "lower") for name in COLUMNS])
 
@@ -50,7 +50,7 @@ def search(study: Temperature) -> Search:
     between = FloatDistribution(study.least, study.most, log=True)
     return Search(
         "ablate_temperature",
-        {"temperature": between, "teacher_temperature": between},
+        dict.fromkeys(NAMES, between),
         build=lambda tried, n: preset.on_validation(
             encoder(study, tried["temperature"], tried["teacher_temperature"], n)
         ),
@@ -79,36 +79,22 @@ def entries(study: Temperature, found: Search) -> list[Entry]:
     return plan
 
 
-def figures(study: Temperature, plan: list[Entry], found: Search) -> list[Section]:
-    """The grid as a curve, and the trials that reached the largest budget as a map."""
-    grid = {tau: cells(plan, f"both {tau:g}").get("validation, different") for tau in sorted(study.grid)}
+def figures(study: Temperature, plan: list[Entry], found: Search) -> dict[str, Section]:
+    """The grid and the search's trials, on validation images."""
+    column = "validation, different"
+    grid = {tau: cells(plan, f"both {tau:g}").get(column) for tau in sorted({*study.grid, 0.05})}
     grid = {tau: values for tau, values in grid.items() if values}
-    sections = []
-    if grid:
-        line = curves.Series(name="both alike", places=list(grid), values=list(grid.values()))
-        chart = curves.against([line], x="temperature of student and teacher", y="matching error, px")
-        sections.append(Section("The grid, on validation images", content=chart))
-    if trials := found.finished():
-        sections.append(Section("The search, on validation images", content=chart_of(study, trials)))
-    return sections
-
-
-def chart_of(study: Temperature, trials: list[FrozenTrial]) -> Figure:
-    """Every trial by its two temperatures, its error as colour and number."""
-    figure = Figure(figsize=(5.6, 4.2), facecolor="white", layout="constrained")
-    panel = figure.subplots()
-    draw.plain_axes(panel)
-    x, y = ([trial.params[name] for trial in trials] for name in ("temperature", "teacher_temperature"))
-    errors = [trial.values[0] for trial in trials]
-    panel.set(xscale="log", yscale="log", xlabel="student's temperature", ylabel="teacher's temperature")
-    panel.set(xlim=(study.least, study.most), ylim=(study.least, study.most))
-    marks = panel.scatter(x, y, c=errors, cmap="viridis_r", s=60)
-    figure.colorbar(marks, ax=panel, label="matching error, px")
-    for place in zip(x, y, errors, strict=True):
-        panel.annotate(f"{place[2]:.2f}", place[:2], (6, 4), textcoords="offset points", fontsize=draw.SMALL)
-    told = (f"student {a:.3g}, teacher {b:.3g}: {error:.3g} px" for a, b, error in zip(x, y, errors, strict=True))
-    figure.set_label("; ".join(told))
-    return figure
+    states = {TrialState.COMPLETE: True, TrialState.PRUNED: False}
+    tried = [
+        trials.Tried(*(each.params[name] for name in NAMES), each.values[0] if states[each.state] else None)
+        for each in found.study.get_trials(deepcopy=False, states=tuple(states))
+    ]
+    if not grid and not found.finished():
+        return {}
+    names = {"first": "student's temperature", "second": "teacher's temperature", "y": "matching error, px"}
+    ticks = [study.least, *(tick for tick in TICKS if study.least < tick < study.most), study.most]
+    chart = trials.over_two(grid, tried, ticks=ticks, **names)
+    return {"temperature": Section("The grid and the search, on validation images", content=chart)}
 
 
 def main(study: Temperature) -> None:

@@ -1,7 +1,7 @@
 """Does learning from photographs that nobody cropped do as well? Tables 7 and 8.
 
-python studies/ablate_wild.py --data DATA          # celeba-wild, mafl-wild and the four sets of Table 2
-python studies/ablate_wild.py --preset quick
+$ python studies/ablate_wild.py --data DATA          # celeba-wild, mafl-wild and the four sets of Table 2
+$ python studies/ablate_wild.py --preset quick
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Does it work on birds? Table 9: learn from iNaturalist's Aves, find the parts of CUB's songbirds.
 
-python studies/birds.py --data DATA          # inat-aves and cub
-python studies/birds.py --preset quick       # synthetic faces in their place: only whether the study runs
+$ python studies/birds.py --data DATA          # inat-aves and cub
+$ python studies/birds.py --preset quick       # synthetic faces in their place: only whether the study runs
 """
 
 from dataclasses import dataclass

@@ -1,12 +1,12 @@
 """Do images that the program chooses teach more than images chosen by chance?
 
-lead-ray prepare synthetic --raw drawn --images 1500 --seed 1 --test-share 0.4 --out synthetic
-lead-ray prepare 300w --raw 300W --boxes cropped --out faces
-python studies/choose_images.py --sets synthetic synthetic --results studies/results/choose_images_synthetic \\
+$ lead-ray prepare synthetic --raw drawn --images 1500 --seed 1 --test-share 0.4 --out synthetic
+$ lead-ray prepare 300w --raw 300W --boxes cropped --out faces
+$ python studies/choose_images.py --sets synthetic synthetic --results studies/results/choose_images_synthetic \\
     --models synthetic lead_ray/models/synthetic-faces.safetensors
-python studies/choose_images.py --sets faces faces --results studies/results/choose_images_faces \\
+$ python studies/choose_images.py --sets faces faces --results studies/results/choose_images_faces \\
     --models faces runs/stage2-... --test 100 --candidates 40
-python studies/choose_images.py ... --counts 5 6 --seeds 0 1 --pool 20 --test 10    # smoke
+$ python studies/choose_images.py ... --counts 5 6 --seeds 0 1 --pool 20 --test 10    # smoke
 
 Plays through what a person does with `lead-ray annotate`, true landmarks in the person's place. Of a pool of unlabelled
 images each rule picks the next ones; the read-out of `lead-ray annotate`, an ensemble, is fitted to what is picked; its
@@ -36,10 +36,9 @@ from lead_ray.annotating.choose import covering, farthest
 from lead_ray.artefacts import write_json
 from lead_ray.errors import for_people
 from lead_ray.images import shards
-from lead_ray.landmarks import readout
 from lead_ray.machine import environment
 from lead_ray.models import weights
-from lead_ray.readouts import regression
+from lead_ray.readouts import ensemble, regression
 from lead_ray.reporting.cells import Cell, Column, Row
 from lead_ray.reporting.tables import Table
 
@@ -106,9 +105,9 @@ def read(data: Path, model: Path, split: str, limit: int | None = None) -> Image
     return Images(blocks, landmarks, visible, embeddings)
 
 
-def fit(images: Images, responses: int) -> readout.Ensemble:
+def fit(images: Images, responses: int) -> ensemble.Ensemble:
     points = min(20, max(4, responses // images.landmarks.shape[1]))
-    return readout.fit_ensemble(images.blocks, images.landmarks, images.visible, points=points)[0]
+    return ensemble.fit_ensemble(images.blocks, images.landmarks, images.visible, points=points)[0]
 
 
 def pick(rule: str, pool: Images, count: int, study: Study, seed: int) -> list[int]:

@@ -1,8 +1,8 @@
 """How does LEAD stand beside CL, DVE and non-negative factors? Tables 1 and 2.
 
-python studies/compare.py --data DATA
-python studies/compare.py --preset quick
-python studies/compare.py --preset house --data DATA --workers 0
+$ python studies/compare.py --data DATA
+$ python studies/compare.py --preset quick
+$ python studies/compare.py --preset house --data DATA --workers 0
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Train the small encoder that the package carries: synthetic faces alone, of people whom the quickstart never draws.
 
-python studies/encoder.py                          # about an hour and a half of one core; resumes
+$ python studies/encoder.py                          # about an hour and a half of one core; resumes
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """What do two CPU cores and 8,969 faces teach? Both stages on CelebA, errors on AFLW's faces, beside their floors.
 
-lead-ray prepare celeba --raw CELEBA --out celeba --partitions train val test
-lead-ray prepare mtfl --raw MTFL --out mtfl
-python studies/house.py --celeba celeba --mtfl mtfl                       # hours: see the steps below
-python studies/house.py --celeba celeba --mtfl mtfl --stage1 RUN --stage2 RUN    # measure runs that are there
+$ lead-ray prepare celeba --raw CELEBA --out celeba --partitions train val test
+$ lead-ray prepare mtfl --raw MTFL --out mtfl
+$ python studies/house.py --celeba celeba --mtfl mtfl                       # hours: see the steps below
+$ python studies/house.py --celeba celeba --mtfl mtfl --stage1 RUN --stage2 RUN    # measure runs that are there
 """
 
 from dataclasses import dataclass

@@ -23,6 +23,7 @@ from lead_ray.quickstart import CARRIED
 from lead_ray.readouts.settings import RegressionSettings, paper
 from lead_ray.train import Optim
 from recipes import Stage1, Stage2, coarse_and_fine, compact_stage, small_views
+from sweep.pace import Size
 from sweep.plan import LATER, Encoder, Given, Measure, Train, chain
 from sweep.preset import Preset, TestSet
 
@@ -41,8 +42,16 @@ class Paper(Preset):
     pairs = TestSet("mafl")
     dense_steps = 20 * 161_962 // 256
     validation = 0.1
-    sizes: ClassVar = {"celeba": 161_962, "celeba-wild": 161_962, "inat-aves": 100_000}
-
+    sizes: ClassVar = {
+        "celeba": Size(161_962),
+        "celeba-wild": Size(161_962),
+        "inat-aves": Size(100_000),
+        **dict.fromkeys(("mafl", "mafl-wild", "mafl-unaligned"), Size(19_000, 1_000, 5)),
+        "aflw-m": Size(10_122, 2_995, 5),
+        "aflw-r": Size(10_122, 2_991, 5),
+        "300w": Size(3_148, 689, 68),
+        "cub": Size(1_241, 383, 15),
+    }
     sets: ClassVar = {
         "MAFL": TestSet("mafl", 120),
         "AFLW_M": TestSet("aflw-m", 45),

@@ -1,7 +1,7 @@
 """What does a read-out cost, by the features' channels? Table 10, and the time that it takes.
 
-python studies/readout_cost.py                     # every width, on this machine
-python studies/readout_cost.py --preset quick      # a batch of 4, one round
+$ python studies/readout_cost.py                     # every width, on this machine
+$ python studies/readout_cost.py --preset quick      # a batch of 4, one round
 """
 
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tyro
 
+from lead_ray import storage
 from lead_ray.artefacts import read_json, write_json
 from lead_ray.errors import for_people
 from lead_ray.figures import bars
@@ -49,15 +50,14 @@ def measure(study: Cost) -> None:
 
 
 def entries(study: Cost) -> list[Kept]:
-    """What was kept; none if nothing was measured."""
-    if not study.file.exists():
-        return []
-    kept = read_json(study.file)
-    commit = kept["environment"]["commit"]
+    """What was kept, by channels and column; without values if nothing was measured yet."""
+    kept = read_json(study.file) if storage.exists(study.file) else {"found": {}, "environment": {"commit": None}}
+    found, commit = kept["found"], kept["environment"]["commit"]
+    columns = ("an image", OURS, *TIMES.values())
     return [
-        Kept("10", dim, column, study.file, value, commit)
-        for dim, values in kept["found"].items()
-        for column, value in values.items()
+        Kept("10", dim, column, study.file, found.get(dim, {}).get(column), commit)
+        for dim in (str(sum(count for count, _ in kind)) for kind in FEATURES.values())
+        for column in columns
     ]
 
 
@@ -69,23 +69,23 @@ def sheet() -> Sheet:
     return replace(table, columns=[products, replace(products, name=OURS), *times])
 
 
-def figures(plan: list[Kept]) -> list[Section]:
+def figures(plan: list[Kept]) -> dict[str, Section]:
     """Time and operations by channels."""
-    found = {(entry.row, entry.column): entry.value for entry in plan}
+    found = {(entry.row, entry.column): entry.value for entry in plan if entry.value is not None}
     ways = {"hypercolumn built, as CL": "an image", "lead_ray": OURS}
     rows = [
         bars.Cost(system=way, dim=int(dim), milliseconds=found[dim, way], gflops=2 * found[dim, products])
-        for dim in dict.fromkeys(entry.row for entry in plan)
+        for dim in dict.fromkeys(row for row, _ in found)
         for way, products in ways.items()
     ]
-    return [Section("Cost of a read-out", content=bars.cost(rows))] if rows else []
+    return {"readout-cost": Section("Cost of a read-out", content=bars.cost(rows))} if rows else {}
 
 
 def main(study: Cost) -> None:
     if study.dry_run:
-        print(f"readout_cost: {'done' if study.file.exists() else 'to be measured here, minutes'}, {study.file}")
+        print(f"readout_cost: {'done' if storage.exists(study.file) else 'to be measured here, minutes'}, {study.file}")
         return
-    if not study.file.exists():
+    if not storage.exists(study.file):
         measure(study)
     plan = entries(study)
     publish(study, "readout_cost", plan, extra={"10": sheet()}, figures=figures(plan))

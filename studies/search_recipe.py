@@ -1,8 +1,8 @@
 """Which of the choices that LEAD leaves open serve matching, which regression? Both at once, and what nothing beats.
 
-python studies/search_recipe.py --data DATA --trials 60
-python studies/search_recipe.py --preset quick
-python studies/search_recipe.py --preset house --data DATA
+$ python studies/search_recipe.py --data DATA --trials 60
+$ python studies/search_recipe.py --preset quick
+$ python studies/search_recipe.py --preset house --data DATA
 optuna-dashboard OUT/studies/search_recipe.journal          # while it runs, and after
 """
 
@@ -105,16 +105,16 @@ def sheet(found: Search) -> Sheet:
     return Sheet("What nothing beats: matching against regression", columns, note=" ".join([note, *told]))
 
 
-def figures(found: Search) -> list[Section]:
+def figures(found: Search) -> dict[str, Section]:
     ended = found.finished()
     if not ended:
-        return []
+        return {}
     values = torch.tensor([trial.values for trial in ended], dtype=torch.float32)
     kinds = [f"{trial.params['pairing']}, {trial.params['teacher']}" for trial in ended]
     chart = trials.scatter(
         values, x="matching error, px", y="regression error, % IOD", kinds=kinds, labels=[str(t.number) for t in ended]
     )
-    return [Section("Every trial, on validation images", content=chart)]
+    return {"recipe": Section("Every trial, on validation images", content=chart)}
 
 
 def main(study: Recipe) -> None:

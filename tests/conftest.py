@@ -1,8 +1,11 @@
 """What every test file may use."""
 
+import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import jaxtyping
@@ -15,6 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: py
     torch.set_num_threads(1)
 
 GOLDEN = Path(__file__).parent / "golden"
+STUDIES = Path(__file__).parents[1] / "studies"
 
 # The same examples in every run, and no deadline: tests say nothing about time.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
@@ -49,3 +53,16 @@ def quiet_ray(monkeypatch):
     import ray
 
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def sweep() -> Iterator[SimpleNamespace]:
+    """The modules of studies/sweep/ as a study finds them, and script(name) for those beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(STUDIES))
+        names = ("agenda", "conduct", "fill", "pace", "plan", "search", "study", "trial", "watch", "whole")
+        modules = {name: importlib.import_module(f"sweep.{name}") for name in names}
+        yield SimpleNamespace(**modules, script=importlib.import_module)
+        own = [path.stem for path in STUDIES.glob("*.py")]
+        for name in [name for name in sys.modules if name in own or name.partition(".")[0] == "sweep"]:
+            del sys.modules[name]

@@ -22,26 +22,27 @@ class HeldOut:
 
 
 class MeanShape:
-    """Proposes every point at its mean place among the labelled images, as a share of width and height; it is the
-    surer the brighter the image is."""
+    """Proposes every point at its mean place among the labelled images, as a share of the box's width and height; it
+    is the surer the brighter the image is."""
 
     def __init__(self):
-        self.sizes, self.colours, self.shape, self.fitted = {}, {}, None, []
+        self.boxes, self.colours, self.shape, self.fitted = {}, {}, None, []
 
     def add_many(self, images):
-        for name, image, _ in images:
-            self.sizes[name] = np.array(image.size)
+        for name, image, box in images:
+            self.boxes[name] = np.array(box or (0, 0, *image.size))
             self.colours[name] = np.asarray(image.resize((1, 1)), np.float32).ravel() / 255
 
     def __contains__(self, name):
-        return name in self.sizes
+        return name in self.boxes
 
     def forget(self, name):
-        del self.sizes[name]
+        del self.boxes[name]
 
     def fit(self, labels):
         images = [image for image in labels.images if image.file in self]
-        shares = np.stack([(image.points + 0.5) / image.size for image in images])
+        boxes = np.stack([self.boxes[image.file] for image in images])[:, None]
+        shares = (np.stack([image.points for image in images]) + 0.5 - boxes[..., :2]) / boxes[..., 2:]
         seen = np.stack([image.marks != Mark.MISSING for image in images])[..., None]
         count = seen.sum(0)
         self.shape = np.where(count > 0, np.where(seen, shares, 0).sum(0) / count.clip(1), np.nan)
@@ -50,7 +51,7 @@ class MeanShape:
     def propose(self, names):
         found = []
         for name in names:
-            points = (self.shape * self.sizes[name] - 0.5).astype(np.float32)
+            points = (self.boxes[name][:2] + self.shape * self.boxes[name][2:] - 0.5).astype(np.float32)
             bright = np.full(len(points), self.colours[name].mean(), np.float32)
             found.append(Prediction(points=points, confidence=bright, spread=np.full(len(points), 2.0, np.float32)))
         return found

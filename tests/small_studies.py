@@ -1,6 +1,6 @@
-"""Two studies at their smallest, in a process of their own that is killed when it is told to.
+"""Two studies at their smallest, or a search, in a process of their own that is killed when it is told to.
 
-python tests/small_studies.py DATA OUT WORKERS [driver] [trial]
+python tests/small_studies.py DATA OUT WORKERS [driver] [trial] [search]
 """
 
 import os
@@ -50,18 +50,23 @@ def main(data: Path, out: Path, workers: int, ends: list[str]) -> None:
     sys.path.insert(0, str(STUDIES))
     import ablate_annotations
     import ablate_dims
+    import ablate_temperature
     import presets
 
     presets.Quick.steps, presets.Quick.limit = (0, 2, 6), 16
+    presets.Quick.dense_steps = 9  # of a search: budgets of 1, 3 and 9
     presets.Quick.dims, presets.Quick.counts = (), (1, 5)
     presets.Quick.prepare = lambda self: None
     presets.Quick.columns = ("MAFL", "300W")
     presets.Quick.sets = presets.Quick.sets | {"300W": presets.TestSet("missing")}  # its measurements fail
     presets.OFTEN |= {"report_every": 1, "checkpoint_every": 1}
     kills = {"driver": lambda: kill_driver(out, 2), "trial": lambda: kill_trial(out)}
-    for end in ends:
+    for end in kills.keys() & ends:
         threading.Thread(target=once, args=(out / f"killed-{end}", kills[end]), daemon=True).start()
     common = {"preset": "quick", "data": data, "out": out, "workers": workers, "device": "cpu"}
+    if "search" in ends:
+        ablate_temperature.main(ablate_temperature.Temperature(trials=2, grid=(), **common))
+        return
     ablate_dims.main(ablate_dims.Dims(heads=((8, 0),), **common))
     ablate_annotations.main(ablate_annotations.Annotations(**common))
 

@@ -23,8 +23,8 @@ from lead_ray import artefacts, launch, storage, train
 from lead_ray.artefacts import RunFolder
 from lead_ray.images import feed
 from lead_ray.pretrain import Pretrain
-from lead_ray.stage import open_images, view_pairs
 from lead_ray.train import Optim
+from lead_ray.work import open_images, view_pairs
 from lead_ray.worker import Worker
 
 STEPS = 40

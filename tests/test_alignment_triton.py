@@ -28,13 +28,13 @@ def test_gpus_get_them_unless_forbidden(monkeypatch):
     gpu, single = torch.device("cuda"), torch.float32
     monkeypatch.setattr(machine, "find_spec", lambda name: name == "triton")
     monkeypatch.setenv("LEAD_RAY_TRITON", "1")
-    assert alignment_triton.usable(gpu, single)
-    assert not alignment_triton.usable(gpu, torch.float64) and not alignment_triton.usable(torch.device("cpu"), single)
+    assert alignment_triton.usable(gpu, single, 64) and not alignment_triton.usable(gpu, single, 512)
+    assert not alignment_triton.usable(gpu, torch.float64, 64) and not alignment_triton.usable(torch.device("cpu"), single, 64)
     monkeypatch.setenv("LEAD_RAY_TRITON", "0")
-    assert not alignment_triton.usable(gpu, single)
+    assert not alignment_triton.usable(gpu, single, 64)
     monkeypatch.delenv("LEAD_RAY_TRITON")
     monkeypatch.setattr(machine, "find_spec", lambda name: None)
-    assert not alignment_triton.usable(gpu, single)
+    assert not alignment_triton.usable(gpu, single, 64)
 
 
 def test_blocked_alignment_hands_them_unit_vectors_and_factors(monkeypatch):
@@ -51,7 +51,7 @@ def test_blocked_alignment_hands_them_unit_vectors_and_factors(monkeypatch):
         log_q = (a @ b.mT / temperature).log_softmax(dim=2)
         return -(log_p.exp() * log_q).sum(dim=2).mean(), -(log_p.exp() * log_p).sum(dim=2).mean()
 
-    monkeypatch.setattr(alignment_triton, "usable", lambda device, precision: True)
+    monkeypatch.setattr(alignment_triton, "usable", lambda device, precision, channels: True)
     monkeypatch.setattr(alignment_triton, "fused_alignment", whole)
     for mine, theirs in zip(blocked_alignment(*blocks, *students, **settings), expected, strict=True):
         torch.testing.assert_close(mine, theirs)

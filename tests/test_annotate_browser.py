@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import lead_ray
 from lead_ray.data import synthetic
@@ -164,6 +165,65 @@ def test_two_tabs_keep_each_others_points(browser, faces, tmp_path):
         found = replayed(tmp_path / "p")
     (points,) = found.values()
     assert [round(points[point][0]) for point in range(3)] == [40, 100, 71]
+
+
+def test_a_box_around_the_object(browser, tmp_path):
+    """Two people in one photograph: a box says which is meant. Draw, change, undo, take away, draw, export."""
+    (tmp_path / "images").mkdir()
+    photograph = Image.new("RGB", (360, 218))
+    for person in (0, 1):
+        face = synthetic.render(seed=7, identity=person, index=0)
+        photograph.paste(Image.fromarray(face.pixels), (181 * person, 0))
+    photograph.save(tmp_path / "images" / "two.png")
+    with serving(tmp_path / "images", tmp_path / "p") as (_, address), tab(browser, address) as page:
+        make_face(page)
+
+        def drag(*ways):
+            page.mouse.move(*on_screen(page, *ways[0]))
+            page.mouse.down()
+            for way in ways[1:]:
+                page.mouse.move(*on_screen(page, *way), steps=4)
+            page.mouse.up()
+
+        def box():
+            entries = map(json.loads, (tmp_path / "p" / "journal.jsonl").read_text().splitlines())
+            drawn = [entry["box"] for entry in entries if entry["kind"] == "box"][-1]
+            return drawn and [round(side) for side in drawn]
+
+        page.keyboard.press("b")
+        expect(page.locator("#target")).to_contain_text("Drag a box around the object")
+        drag((340, 200), (200, 20))
+        expect(page.locator("#box")).to_have_attribute("aria-pressed", "false")  # the next click places a point
+        settled(page)
+        assert box() == [200, 20, 140, 180]
+        drag((340, 120), (350, 120))  # its right side
+        settled(page)
+        assert box() == [200, 20, 150, 180]
+        for point, (x, y) in enumerate(face.landmarks_5):
+            place(page, point, 181 + float(x), float(y))
+        assert states(page) == ["placed"] * 5
+        for _ in range(6):  # five points and the last change
+            page.keyboard.press("Control+z")
+        settled(page)
+        assert box() == [200, 20, 140, 180] and states(page) == ["not placed"] * 5
+        for _ in range(6):
+            page.keyboard.press("Control+y")
+        settled(page)
+        assert box() == [200, 20, 150, 180] and states(page) == ["placed"] * 5
+        page.get_by_role("button", name="Box").click()
+        page.keyboard.press("Backspace")
+        expect(page.locator("rect.box")).to_have_count(0)
+        settled(page)
+        assert box() is None
+        page.keyboard.press("Control+z")
+        page.reload()
+        expect(page.locator("rect.box")).to_have_count(1)
+        settled(page)
+        page.get_by_role("button", name="Export").click()
+        page.get_by_role("button", name="COCO keypoints").click()
+        page.get_by_text("Written:").wait_for()
+    (annotation,) = json.loads((tmp_path / "p" / "exports" / "coco.json").read_text())["annotations"]
+    assert [round(side) for side in annotation["bbox"]] == [200, 20, 150, 180] and "lead_ray" not in annotation
 
 
 def test_fingers_place_and_move_on_a_tablet(browser, faces, tmp_path):

@@ -170,6 +170,35 @@ def test_the_background_proposes_measures_and_offers(project):
         assert worst.reason == "the read-outs disagree" and running.offers.free(worst.name)
 
 
+def test_a_box_says_where_proposals_are_looked_for(project):
+    label(project, "00.png", x=3.5, y=4.5)  # at (0.2, 0.5) of the image's 20x10 pixels
+    with background(project) as running:
+        running.until("status", ready)
+        running.engine.show("03.png")
+        event = running.until("proposals", lambda event: event["image"] == key("03.png"))
+        assert (event["proposals"][0]["x"], event["proposals"][0]["y"]) == (3.5, 4.5)
+        project.edit_box("03.png", [10, 0, 10, 4], size=(20, 10))
+        running.engine.reframe("03.png", labelled=False)
+        event = running.until("proposals", lambda event: event["image"] == key("03.png"))
+        assert (event["proposals"][0]["x"], event["proposals"][0]["y"]) == (11.5, 1.5)  # (0.2, 0.5) of the box
+        project.edit_box("00.png", [0, 0, 8, 10], size=(20, 10))  # what is learned from
+        running.engine.reframe("00.png", labelled=True)
+        event = running.until("proposals", lambda event: event["image"] == key("03.png"))
+        assert (event["proposals"][0]["x"], event["proposals"][0]["y"]) == (14.5, 1.5)  # 4 of 8 pixels is a half
+        assert running.proposer.fitted == [1, 1]
+
+
+def test_a_kept_model_is_opened_behind_the_page(tmp_path):
+    """Embeddings are known once the model is: until then all images are left to read."""
+    kept = Embeddings(tmp_path / "a")
+    kept.add(["x.png"], np.ones((1, 2), np.float32))
+    kept.flush()
+    later = Embeddings()
+    assert "x.png" not in later
+    later.open(tmp_path / "a")
+    assert "x.png" in later
+
+
 def test_every_order_ends_with_every_image_that_can_be_labelled(project):
     project.skip("05.png", True)
     with background(project) as running:

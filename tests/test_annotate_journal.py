@@ -62,6 +62,7 @@ edits = st.one_of(
         st.floats(-0.5, 29.5, allow_subnormal=False),
     ),
     st.tuples(st.just("skip"), st.sampled_from(NAMES), st.booleans()),
+    st.tuples(st.just("box"), st.sampled_from(NAMES), st.sampled_from([None, [0, 0, 40, 30], [1.5, 2, 20.25, 4]])),
     st.tuples(st.just("schema"), st.sampled_from(["swap", "rename", "add", "drop"])),
 )
 
@@ -74,6 +75,8 @@ def perform(project, edit):
         project.edit_points(image, [{"id": point, "mark": mark, "x": x, "y": x}], size=(40, 30))
     elif kind == "skip":
         project.skip(*rest)
+    elif kind == "box":
+        project.edit_box(*rest, size=(40, 30))
     else:
         points = [{"id": each.id, "name": each.name, "colour": each.colour} for each in project.state.outline.points]
         if rest[0] == "swap":
@@ -156,7 +159,7 @@ def test_a_lost_or_unknown_entry_is_refused():
     with pytest.raises(ValueError, match="one is lost"):
         state.apply({"revision": 2, "kind": "skip", "image": "a", "skip": True})
     with pytest.raises(ValueError, match="newer version"):
-        state.apply({"revision": 1, "kind": "box"})
+        state.apply({"revision": 1, "kind": "polygon"})
 
 
 def test_renaming_reordering_and_adding_keep_clicks_and_a_number_never_comes_back(project):
@@ -198,6 +201,24 @@ def test_an_edit_that_is_wrong_says_so_and_leaves_no_trace(project, point, messa
     with pytest.raises(ValueError, match=message):
         project.edit_points("a b.jpg", [point], size=(40, 30))
     assert project.state.revision == before
+
+
+@pytest.mark.parametrize(
+    "box", [[0, 0, 41, 30], [-1, 0, 9, 9], [0, 0, 3, 9], [0, 0, 9], [0, 0, float("nan"), 9], "all"]
+)
+def test_a_box_that_is_wrong_says_so_and_leaves_no_trace(project, box):
+    with pytest.raises(ValueError, match="box must"):
+        project.edit_box("a b.jpg", box, size=(40, 30))
+    assert project.state.revision == 1
+
+
+def test_labels_have_the_box_that_was_drawn_last(project):
+    project.edit_box("a b.jpg", [1, 2, 30, 20], size=(40, 30))
+    assert not project.labels().images  # nothing is labelled by a box alone
+    put(project, 0, 3)
+    assert project.labels().images[0].box == (1, 2, 30, 20)
+    project.edit_box("a b.jpg", None, size=(40, 30))
+    assert project.labels().images[0].box is None
 
 
 def test_only_one_server_has_a_project_open(tmp_path):

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from contextlib import asynccontextmanager, closing
 
 import pytest
 from aiohttp import ClientSession, web
 from PIL import Image
 
+from lead_ray.annotate import Annotate, serve
 from lead_ray.annotating import pictures
 from lead_ray.annotating.curve import Curve
 from lead_ray.annotating.desk import Desk
@@ -154,6 +157,13 @@ def test_a_conversation(project):
         assert heard["image"] == image and heard["points"][0]["x"] == 3.5 and heard["counts"]["begun"] == 1
         status, shown = await get(f"/api/images/{image}")
         assert shown["points"] == {"1": {"mark": 2, "x": 3.5, "y": 4.0, "revision": 2}} and shown["size"] == [20, 10]
+        assert shown["box"] is None and shown["boxRevision"] == 0
+        assert (await post("/api/box", image=image, box=[2, 1, 12, 9]))[1] == {"revision": 3}
+        heard = await event()
+        assert heard["kind"] == "box" and heard["image"] == image and heard["box"] == [2, 1, 12, 9]
+        status, shown = await get(f"/api/images/{image}")
+        assert shown["box"] == [2, 1, 12, 9] and shown["boxRevision"] == 3
+        assert (await post("/api/box", image=image))[0] == 400
         begun = (await get("/api/images?which=begun"))[1]
         assert begun == {"total": 1, "rows": [{"key": image, "name": "new\nline.png", "kind": "begun"}]}
         assert (await get("/api/images?search=Ü.P"))[1]["total"] == 1
@@ -171,7 +181,7 @@ def test_a_conversation(project):
 
     talk(project, conversation)
     labels = json.loads((project.path / "exports" / "labels.json").read_text())
-    assert [image["file"] for image in labels["images"]] == ["new\nline.png"]
+    assert [(image["file"], image["box"]) for image in labels["images"]] == [("new\nline.png", [2, 1, 12, 9])]
 
 
 @pytest.mark.parametrize(
@@ -207,3 +217,27 @@ def test_many_names_are_paged(tmp_path, monkeypatch):
         assert page["total"] == 20_000 and [row["name"] for row in page["rows"]] == list(names[-10:])
         assert len(desk.images(which="todo", search="", start=0, count=10_000)["rows"]) == 500
         assert desk.next("folder", key(names[-1]))["image"] == key(names[0])
+
+
+STARTING = """
+import sys
+from pathlib import Path
+from lead_ray import annotate
+annotate.Engine.start = lambda engine: sys.exit("torch" in sys.modules)
+annotate.serve(annotate.Annotate(images=Path("images"), model=Path("weights"), project=Path("new"), port=0))
+"""
+
+
+def test_the_address_is_there_before_torch(project, tmp_path):
+    (tmp_path / "weights").touch()
+    command = [sys.executable, "-c", STARTING]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "http://127.0.0.1:" in told.stdout
+
+
+def test_a_model_that_is_not_there_is_said_at_once_and_not_kept(project, tmp_path):
+    settings = Annotate(images=tmp_path / "images", model=tmp_path / "nowhere", project=tmp_path / "new", port=0)
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        serve(settings)
+    assert not (tmp_path / "new" / "project.json").exists()

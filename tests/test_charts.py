@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from lead_ray.figures import bars, curves, trials
+from lead_ray.figures import bars, curves, panels, trials
 from lead_ray.figures.curves import Series
 from lead_ray.reporting import drawing
 
@@ -148,3 +148,65 @@ def test_colours_differ():
     assert drawing.colours(3) == list(drawing.PALETTE[:3])
     for count in (9, 30):
         assert len(set(drawing.colours(count))) == count
+
+
+class TestPanels:
+    """One look a system in every panel; printed values pale beside measured ones."""
+
+    def series(self):
+        measured = {
+            name: Series(name=name, places=[64, 128], values=[[v], [v - 1]]) for name, v in (("CL", 9.0), ("LEAD", 8.0))
+        }
+        return measured, Series(name="LEAD", places=[64, 128], values=[[3.0], [2.5]], printed=True)
+
+    def test_a_system_looks_the_same_everywhere(self):
+        measured, printed = self.series()
+        both = panels.Panel(title="A", y="error, %", series=[measured["CL"], measured["LEAD"], printed])
+        one = panels.Panel(title="B", y="error, px", series=[measured["LEAD"]])
+        figure = drawn(panels.side_by_side([both, one], x="channels"))
+        cl, lead, paper, other = (each.lines[0] for axes in figure.axes for each in axes.containers)
+        assert lead.get_color() == paper.get_color() == other.get_color() != cl.get_color()
+        assert lead.get_marker() == paper.get_marker() and (lead.get_linestyle(), paper.get_linestyle()) == ("-", "--")
+        assert paper.get_xydata().tolist() == [[64, 3], [128, 2.5]]
+        (legend,) = figure.legends
+        names = [text.get_text() for text in legend.get_texts()]
+        assert names == ["CL", "LEAD", "printed by the paper, of its own networks"]
+        assert "LEAD (printed) 3 at 64, 2.5 at 128" in figure.get_label()
+
+    def test_one_scale_for_one_quantity(self):
+        measured, printed = self.series()
+        each = [
+            panels.Panel(title=name, y="%", series=[line]) for name, line in (("A", measured["CL"]), ("B", printed))
+        ]
+        tops = [axes.get_ylim() for axes in drawn(panels.side_by_side(each, x="n", same_scale=True)).axes]
+        assert tops[0] == tops[1] and tops[0][0] == 0
+        tops = [axes.get_ylim()[1] for axes in drawn(panels.side_by_side(each, x="n")).axes]
+        assert tops[0] > 2 * tops[1]
+
+    def test_what_cannot_be_drawn(self):
+        with pytest.raises(ValueError, match="panels must hold at least one"):
+            panels.side_by_side([], x="n")
+        with pytest.raises(ValueError, match="panel 'A' needs at least one series"):
+            panels.Panel(title="A", y="%", series=[])
+        nothing = panels.Panel(title="A", y="%", series=[Series(name="a", places=[0], values=[[1.0]])])
+        with pytest.raises(ValueError, match="places must be > 0 on a logarithmic axis, got 0"):
+            panels.side_by_side([nothing], x="n")
+
+
+def test_two_settings_and_the_error_that_they_give():
+    tried = [trials.Tried(0.02, 0.1, 9.5), trials.Tried(0.3, 0.03, 12.0), trials.Tried(0.2, 0.2, None)]
+    names = {"first": "a", "second": "b", "y": "error, px", "ticks": (0.01, 0.1, 0.5)}
+    figure = drawn(trials.over_two({0.05: [10.0, 11.0]}, tried, **names))
+    left, right, _ = figure.axes
+    (grid,) = (each.lines[0] for each in left.containers)
+    assert grid.get_xydata().tolist() == [[0.05, 10.5]]
+    assert left.collections[-1].get_offsets().tolist() == [[0.02, 9.5], [0.3, 12.0]]
+    stopped, ring, marks = right.collections
+    assert stopped.get_offsets().tolist() == [[0.2, 0.2]]
+    assert ring.get_offsets().tolist() == [[0.02, 0.1]], "the best"
+    assert marks.get_offsets().tolist() == [[0.02, 0.1], [0.3, 0.03], [0.05, 0.05]]
+    assert marks.get_array().tolist() == [9.5, 12.0, 10.5]
+    assert "stopped early: 1" in figure.get_label()
+    assert drawn(trials.over_two({}, tried[:1], **names)) and drawn(trials.over_two({0.05: [1.0]}, [], **names))
+    with pytest.raises(ValueError, match="none of 1 trials ended and the grid is empty"):
+        trials.over_two({}, tried[2:], **names)

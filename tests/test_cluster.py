@@ -5,10 +5,13 @@ is no Kubernetes to ask.
 """
 
 import importlib.util
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from itertools import takewhile
 from pathlib import Path
 
@@ -250,6 +253,46 @@ def test_commands_that_the_files_submit_are_understood():
         arguments = re.sub(r"(s3|gs)://BUCKET|/shared", "/nowhere", words).split()
         with pytest.raises(SystemExit, match=r"'/nowhere/faces' has no manifest\.json"):
             main(arguments)
+
+
+STUBS = {
+    "scontrol": "echo node0; echo node1",
+    "srun": 'case "$*" in *hostname*) echo 127.0.0.1;; *) echo "$$" >> "$TRACES"; exec sleep 600;; esac',
+    "ray": "true",
+    "activate": "true",
+}
+"""What slurm.sh finds in place of Slurm, Ray and an environment."""
+
+RUN = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+print("running", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [([sys.executable, "-c", RUN], 75), (["false"], 1), (["true"], 0)])
+def test_slurms_signal_reaches_the_run_whose_exit_code_is_the_jobs(tmp_path, words, code):
+    """And what the script started on the nodes goes with it."""
+    for name, text in STUBS.items():
+        (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    variables = {"LEAD_RAY_VENV": str(tmp_path), "TRACES": str(tmp_path / "traces"), "SLURM_JOB_ID": "7"}
+    environment = os.environ | variables | {"SLURM_JOB_NODELIST": "node[0-1]"}
+    environment["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{environment['PATH']}"
+    script = [str(CLUSTER / "slurm.sh"), *words]
+    with subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, text=True) as job:
+        if code == 75:
+            assert job.stdout.readline() == "running\n"
+            job.send_signal(signal.SIGTERM)
+        assert job.wait(60) == code
+    started = [int(line) for line in (tmp_path / "traces").read_text().split()]
+    assert len(started) == 2
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{number}").exists() for number in started):
+        assert time.monotonic() < end, "left behind"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("script", ["cluster/slurm.sh", ".ci/run"])

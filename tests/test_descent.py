@@ -41,7 +41,7 @@ def annotated(count: int, seed: int) -> Annotated:
 
 
 def alone(blocks: list[Tensor], count: int, seed: int, run: RegressionSettings) -> Regressor:
-    images, landmarks, visible, source = annotated(count, seed)
+    images, landmarks, visible, source, _ = annotated(count, seed)
     return fit([block[images] for block in blocks], landmarks, run, source, visible=visible)
 
 
@@ -99,7 +99,7 @@ def test_each_is_given_out_when_its_pass_is_done(monkeypatch):
 
 
 def alone_as(features: list[Tensor], count: int, seed: int) -> Regressor:
-    images, landmarks, visible, source = annotated(count, seed)
+    images, landmarks, visible, source, _ = annotated(count, seed)
     return plain([block[images] for block in features], landmarks, TRAINED, source, visible)
 
 
@@ -243,7 +243,7 @@ def test_one_that_stops_being_finite_is_named():
     features = pool(BLOCKS[0])
     features[0][5] = torch.nan
     whole = annotated(POOL, 0)
-    spared = Annotated(torch.arange(4), *annotated(4, 1)[1:])
+    spared = annotated(4, 1)._replace(images=torch.arange(4))
     with pytest.raises(ValueError, match=r"the loss is nan at step 8; lower regression\.lr=0\.02"):
         fit_many(features, [spared, whole], TRAINED, mixed=True)
     hidden = whole._replace(visible=torch.tensor([[True, False]]).expand(POOL, -1))

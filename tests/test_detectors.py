@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from lead_ray import geometry
-from lead_ray.readouts.detectors import correlations, ridge
+from lead_ray.readouts.detectors import correlations, fit_detectors, ridge
 from lead_ray.readouts.regression import RegressionSettings, fit, mean_face
 
 SIDES, CHANNELS = (24, 12, 6, 3), (5, 4, 3, 6)
@@ -48,13 +48,15 @@ def test_correlations_equal_those_of_the_hypercolumn():
     numpy.testing.assert_allclose(got, covariance / numpy.outer(deviation, deviation), atol=1e-5)
 
 
-def test_ridge_error_equals_refitting_without_each_image():
+@pytest.mark.parametrize("copies", [1, 3])
+def test_ridge_error_equals_refitting_without_each_image(copies):
     source = generator()
     inputs = torch.randn(2, 9, 4, generator=source, dtype=torch.float64)
     landmarks = torch.randn(9, 2, 2, generator=source, dtype=torch.float64)
     visible = torch.ones(9, 2, dtype=torch.bool)
     visible[3, 1] = False
-    found = ridge(inputs, landmarks, visible)
+    of = torch.arange(9) // copies
+    found = ridge(inputs, landmarks, visible, None if copies == 1 else of)
     errors = []
     for mark in range(2):
         used = visible[:, mark].numpy()
@@ -65,13 +67,38 @@ def test_ridge_error_equals_refitting_without_each_image():
         linear = found.linear[mark].numpy()
         penalty = ((right - gram @ linear) * linear).sum() / (linear**2).sum()
         for image in range(len(x)):
-            keep = numpy.arange(len(x)) != image
+            keep = of.numpy()[used] != of.numpy()[used][image]
             # Leverage counts the mean as one more, unpenalised, parameter.
             design = numpy.c_[x[keep] - x.mean(0), numpy.ones(keep.sum())]
             ridge_part = numpy.diag([penalty] * 4 + [0])
             solution = numpy.linalg.solve(design.T @ design + ridge_part, design.T @ y[keep])
             errors.append(numpy.linalg.norm(y[image] - numpy.r_[x[image] - x.mean(0), 1] @ solution))
     assert found.error == pytest.approx(numpy.mean(errors), rel=1e-6)
+
+
+def test_ridge_of_a_landmark_that_one_image_shows():
+    inputs, landmarks = torch.randn(2, 6, 3, generator=generator()), torch.randn(6, 2, 2, generator=generator())
+    visible = torch.ones(6, 2, dtype=torch.bool)
+    visible[2:, 1] = False
+    found = ridge(inputs, landmarks, visible, torch.arange(6) // 2)
+    assert found.linear.isfinite().all() and found.bias.isfinite().all()
+    # Of a single image, copies judge each other: there is nothing else.
+    alone = ridge(inputs[:, :3], landmarks[:3], visible[:3], torch.zeros(3, dtype=torch.long))
+    torch.testing.assert_close(alone, ridge(inputs[:, :3], landmarks[:3], visible[:3]))
+
+
+def test_copies_do_not_judge_each_other():
+    """Features that tell images apart and say nothing of landmarks: whoever knows an image's copy knows its answer."""
+    source = generator()
+    codes, marks = torch.randn(4, 32, 6, 6, generator=source), torch.rand(4, 2, 2, generator=source) - 0.5
+    blocks, landmarks = [codes.repeat_interleave(8, 0)], marks.repeat_interleave(8, 0)
+    settings = {"grid": 12, "points": 20, "spread": 0.1, "temperature": 1.0, "folds": 3}
+    given = blocks, torch.arange(32), landmarks, torch.ones(32, 2, dtype=torch.bool)
+    leaked, honest = (
+        fit_detectors(*given, **settings, generator=generator(), copies=copies).regressor.linear.norm()
+        for copies in (1, 8)
+    )
+    assert honest < 0.5 * leaked
 
 
 @pytest.mark.parametrize("images", [10, 60])

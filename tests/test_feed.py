@@ -216,9 +216,11 @@ class TestRoom:
         text = {
             "/proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 8000000 kB\n",
             "/sys/fs/cgroup/memory.max": "5000000000\n",
+            "/sys/fs/cgroup/memory.current": "3000000000\n",
+            "/sys/fs/cgroup/memory.stat": "anon 2000000000\ninactive_file 1000000000\n",
         }
         monkeypatch.setattr(Path, "read_text", lambda path: text[str(path)])
-        assert feed.free_memory(CPU) == 5e9
+        assert feed.free_memory(CPU) == 3e9
         text["/sys/fs/cgroup/memory.max"] = "max\n"
         assert feed.free_memory(CPU) == 8000000 * 1024
 

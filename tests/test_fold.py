@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lead_ray.machine import native_bf16
 from lead_ray.models import fused
 from lead_ray.models.fold import Frozen, folded
 from lead_ray.models.fpn import FpnSettings
@@ -72,7 +73,7 @@ class TestFused:
     def test_only_where_it_pays(self):
         cpu = torch.device("cpu")
         assert not fused.usable(cpu, None) and not fused.usable(torch.device("cuda"), torch.bfloat16)
-        assert fused.usable(cpu, torch.bfloat16) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        assert fused.usable(cpu, torch.bfloat16) == native_bf16("cpu")
 
     def test_serves_frozen_trunks_under_autocast(self, monkeypatch):
         monkeypatch.setattr(fused, "usable", lambda device, precision: precision == torch.bfloat16)

@@ -1,5 +1,6 @@
 """Input that someone else made, and not kindly: counted or refused by name; nothing of it runs or leaves its folder."""
 
+import csv
 import io
 import json
 import os
@@ -16,18 +17,21 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from lead_ray import artefacts
+from lead_ray import artefacts, formats, predict
 from lead_ray.data.crops import Crop
 from lead_ray.data.folder import Folder
 from lead_ray.data.inat import INatAves
 from lead_ray.data.mtfl import Mtfl
 from lead_ray.data.rows import BadImage, open_rgb
 from lead_ray.images import packing, shards
+from lead_ray.landmarks.fitting import fit
+from lead_ray.landmarks.labels import LabelledImage, Labels, Schema
 from lead_ray.models import weights
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.prepare import prepare
 
 MUTATIONS = 4000
+PREDICTED = 300
 
 
 class Exploding:
@@ -149,6 +153,29 @@ class TestPictures:
         assert all(image["reason"] for result in results for image in result["quarantined"])
         assert {path.partition("/")[0] for path in tree(tmp_path)} == {"raw", "out"}
 
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore")  # Pillow's, of broken files
+    def test_hundreds_of_broken_pictures_through_predict(self, tmp_path, capsys):
+        """Each has its landmarks, and a drawing, or stands in OUT.bad.csv with a reason; nothing else is written."""
+        draw = random.Random(2)
+        photos, out = tmp_path / "photos", tmp_path / "out"
+        photos.mkdir()
+        sound = {end: encoded(end) for end in ("jpg", "png", "webp", "tif")}
+        for number in range(PREDICTED):
+            end = draw.choice(list(sound))
+            (photos / f"{number:05}.{end}").write_bytes(mutated(sound[end], draw))
+        model = landmark_model_of(photos.parent / "model")
+        options = ["--model", str(model), "--out", str(out / "points.csv"), "--overlays", str(out / "drawn")]
+        predict.main([str(photos), *options])
+        good = {image.file for image in formats.read("csv", out / "points.csv").images}
+        lines = list(csv.reader((out / "points.csv.bad.csv").open(newline="")))[1:]
+        bad = {name for name, reason in lines if reason}
+        assert good | bad == tree(photos) and not good & bad and len(lines) == len(bad)
+        assert min(len(good), len(bad)) > PREDICTED // 20, "mutations are too harsh or too kind"
+        assert tree(out) == {"points.csv", "points.csv.bad.csv", "drawn"} | {f"drawn/{name}.jpg" for name in good}
+        assert f"{len(good)} objects in" in capsys.readouterr().out
+        assert {path.partition("/")[0] for path in tree(tmp_path)} == {"photos", "out", "model"}
+
     @pytest.mark.filterwarnings("ignore")  # Pillow's, of broken files
     def test_stored_images_that_are_not_what_the_manifest_says(self, tmp_path):
         """Larger ones are refused before their pixels take memory."""
@@ -163,6 +190,22 @@ class TestPictures:
                 assert shards.decode([mutated(sound, draw)], 16).shape == (1, 16, 16, 3)
             except ValueError as error:
                 assert "image 0 is not a 16x16 RGB image" in str(error)
+
+
+def landmark_model_of(folder: Path) -> Path:
+    """One of an untrained network, fitted to two images."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    weights.save(folder / "encoder.safetensors", Trunk(TrunkSettings(depth=18, width=0.125)), {})
+    images = []
+    for place in range(2):
+        name = f"{place}.png"
+        layouts.picture(folder / name, 40, 30)
+        points = np.array([[10.0 + place, 12.0], [25.0, 20.0]], np.float32)
+        images.append(LabelledImage(file=name, size=(40, 30), points=points, marks=np.full(2, 2, np.uint8)))
+    schema = Schema(category="spot", names=("here", "there"), colours=("#ff0000", "#00ff00"))
+    fit(folder / "encoder.safetensors", Labels(schema=schema, images=tuple(images)), folder).save(folder / "model")
+    return folder / "model"
 
 
 def encoded(end: str, size: tuple[int, int] = (40, 30)) -> bytes:

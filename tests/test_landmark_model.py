@@ -17,11 +17,12 @@ from lead_ray import fit as fit_command
 from lead_ray import formats
 from lead_ray.data.crops import BadImage
 from lead_ray.export import Export, Network, export
-from lead_ray.landmarks import fitting, readout
+from lead_ray.landmarks import fitting
 from lead_ray.landmarks import model as landmark_model
 from lead_ray.landmarks.labels import Labels
 from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
+from lead_ray.readouts import ensemble
 
 COUNT = 16
 
@@ -231,10 +232,10 @@ def test_a_resnet50_stays_below_100_megabytes(monkeypatch):
     with torch.device("meta"):
         trunk = Trunk(TrunkSettings(depth=50))
         encoder = DenseEncoder(trunk, Fpn(trunk.channels, FpnSettings(dim=256)))
-    assert 2 * sum(value.numel() for value in encoder.state_dict().values()) + readout.LARGEST / 2 < 100e6
-    monkeypatch.setattr(readout, "LARGEST", 2**14)
+    assert 2 * sum(value.numel() for value in encoder.state_dict().values()) + ensemble.LARGEST / 2 < 100e6
+    monkeypatch.setattr(ensemble, "LARGEST", 2**14)
     generator = torch.Generator().manual_seed(0)
     blocks = [torch.randn(4, 16, 6, 6, generator=generator)]
     landmarks, seen = torch.rand(4, 2, 2, generator=generator) - 0.5, torch.ones(4, 2, dtype=torch.bool)
-    made, _ = readout.fit_ensemble(blocks, landmarks, seen, members=2, points=5000)
+    made, _ = ensemble.fit_ensemble(blocks, landmarks, seen, members=2, points=5000)
     assert made.regressor.weights[0].nbytes == 2**14

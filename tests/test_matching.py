@@ -233,3 +233,12 @@ class TestErrors:
         landmarks[37, 0] = landmarks[37, 1]
         with pytest.raises(ValueError, match="image 37 has inter-ocular distance 0"):
             match_pairs(ramps(40), landmarks, blurred_colours)
+
+    def test_eyes_within_a_pixel_have_no_unit_and_end_nothing(self):
+        """A face in profile: targets are whole pixels, so its eyes may become one."""
+        landmarks = annotated(4)
+        landmarks[3, 0] = landmarks[3, 1] + 0.01
+        found = match_pairs(ramps(4), landmarks, blurred_colours)
+        assert found.cl_diff.iod_percent[1].isnan().all() and found.cl_diff.iod_percent[0].isfinite().all()
+        assert found.cl_diff.error.isfinite().all()
+        assert found.summary()["cl_diff_iod_percent"] == pytest.approx(found.cl_diff.iod_percent[0].mean().item())

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from lead_ray import launch, stage
+from lead_ray import launch, work
 from lead_ray.augmentation.views import ViewSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.moco import Moco, MocoSettings, enqueue, queue_logits
@@ -283,7 +283,7 @@ class TestPretrain:
             pass
 
         def cut(*arguments):
-            yield from islice(stage.work(*arguments), 5)
+            yield from islice(work.work(*arguments), 5)
             raise Killed
 
         whole = launch.run(pretrain(tmp_path / "whole"))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_one_image_and_no_image(stranger, model, tmp_path, capsys):
     assert "which format? Name it with --format" in capsys.readouterr().err
 
 
-def test_objects_in_boxes(stranger, model, tmp_path):
+def test_objects_in_boxes(stranger, model, tmp_path, capsys):
     """A line an object; an image that is listed twice has two, one that is not is not read, a bad box is set aside."""
     rows = [
         ("tall.png", 5, 10, 60, 60),
@@ -144,6 +145,13 @@ def test_objects_in_boxes(stranger, model, tmp_path):
     bad = (tmp_path / "out.json.bad.csv").read_text()
     assert "lies outside its 40x50 pixels" in bad and "file is missing" in bad
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["tall.png.2.jpg", "tall.png.jpg"]
+    assert "--boxes" not in capsys.readouterr().out
+    of_boxes = shutil.copytree(model, tmp_path / "of-boxes")
+    card = json.loads((model / "card.json").read_text())
+    card["trained"]["boxed"] = True
+    (of_boxes / "card.json").write_text(json.dumps(card))
+    run(stranger, of_boxes, tmp_path / "whole.csv")
+    assert "say with --boxes where they are" in capsys.readouterr().out
     # The COCO file that was written says where objects are, too.
     listed = boxes.read(tmp_path / "out.json")
     assert listed == {"tall.png": [(5, 10, 60, 60), (40, 20, 70, 60)]}

@@ -4,11 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from annotated_faces import CARRIED, SCHEMA, draw, errors
 from PIL import Image
 
-from lead_ray.landmarks import readout
 from lead_ray.landmarks.labels import Labels
 from lead_ray.landmarks.proposer import Proposer
 
@@ -20,17 +18,6 @@ def faces(tmp_path_factory):
     """The last four are not to learn from."""
     folder = tmp_path_factory.mktemp("faces")
     return folder, draw(folder, COUNT + 4)
-
-
-def test_every_member_is_kept_from_some_images():
-    visible = torch.rand(16, 4, generator=torch.Generator().manual_seed(0)) < 0.7
-    visible[:, 3] = False
-    visible[5, 3] = True  # shown in one image only
-    seen = readout._design(visible, 8, seed=0)
-    assert all(visible[own].any(0).all() for own in seen)
-    left = (~seen).sum(1)
-    assert ((left >= 5) & (left <= 6)).all()  # three of eight, but for the image that all need
-    assert (~seen).sum(0).tolist().count(3) == 15 and seen[:, 5].all()
 
 
 def test_proposals_from_one_image_on(faces):

@@ -17,18 +17,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from lead_ray import ingest, launch
+from lead_ray import ingest, launch, resources
 from lead_ray.artefacts import RunFolder
 from lead_ray.augmentation.views import ViewSettings
 from lead_ray.dense import Dense
 from lead_ray.errors import WorkerError
 from lead_ray.images import feed, shards
+from lead_ray.machine import cores
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import TrunkSettings
 from lead_ray.objectives.align import AlignSettings
 from lead_ray.objectives.byol import ByolSettings
 from lead_ray.pretrain import Pretrain
 from lead_ray.train import Optim
+from lead_ray.work import open_images, work
+from lead_ray.worker import Crew, Worker
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own; nothing of ours is tested by them here
 STEPS = 8
@@ -168,6 +171,17 @@ class TestTraining:
         first, second = (load_file(run.path / "encoder.safetensors") for run in (folder, done))
         assert all(torch.equal(first[name], second[name]) for name in first)
 
+    def test_one_worker_in_place_of_two(self, done, data, tmp_path):
+        """Its steps are theirs: the loss curve and the weights, bit for bit, each half with its own BatchNorm."""
+        alone = stage1(Pretrain, data, tmp_path, workers="1:2")
+        worker, folder = Worker(shares=2), alone.open()
+        torch.set_num_threads(max(1, cores() // 2))  # as each of the two had
+        assert len(list(work(alone, folder, open_images(alone, worker, feed.in_threads), worker))) == STEPS
+        assert folder.path.name == done.path.name, "the number of workers is no setting that matters"
+        assert losses(folder) == losses(done)
+        first, second = (load_file(run.path / "encoder.safetensors") for run in (folder, done))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
     def test_ctrl_c_and_the_same_command_again(self, done, data, tmp_path):
         handler = signal.getsignal(signal.SIGINT)
         (tmp_path / "driver").write_text(str(os.getpid()))
@@ -234,12 +248,12 @@ class TestFailures:
     def test_what_trying_again_cannot_mend_is_written_down_and_not_tried_again(self, tmp_path, monkeypatch, error):
         tried = []
 
-        def fail(*_):
+        def fail(**_):
             tried.append(True)
             raise error
 
         monkeypatch.setattr(launch, "_train", fail)
-        config = {"stage": None, "folder": RunFolder(tmp_path)}
+        config = {"stage": None, "folder": RunFolder(tmp_path), "end": None}
         with pytest.raises(type(error)):
             launch._worker(config)
         launch._worker(config)
@@ -247,13 +261,13 @@ class TestFailures:
 
     @pytest.mark.parametrize("kind", [RuntimeError, ConnectionResetError, TimeoutError])
     def test_a_lost_neighbour_is_tried_again(self, tmp_path, monkeypatch, kind):
-        def fail(*_):
+        def fail(**_):
             raise kind("connection closed by peer")
 
         monkeypatch.setattr(launch, "_train", fail)
         for _ in range(2):
             with pytest.raises(kind):
-                launch._worker({"stage": None, "folder": RunFolder(tmp_path)})
+                launch._worker({"stage": None, "folder": RunFolder(tmp_path), "end": None})
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("crashes", [False, True])
@@ -296,11 +310,31 @@ class TestFailures:
         assert signal.getsignal(signal.SIGINT) is handler
 
 
+class TestCrew:
+    @given(st.integers(1, 16), st.integers(1, 40))
+    def test_as_many_as_divide_a_step(self, most, room):
+        used = Crew(1, most).fitting(room)
+        assert used <= room and most % used == 0
+        assert not [better for better in range(used + 1, min(room, most) + 1) if most % better == 0]
+        assert Crew(1, most).fitting(0) == 0
+
+    @given(st.sampled_from([(1, 8), (2, 8), (4, 8), (2, 4), (3, 6), (8, 8)]))
+    def test_a_share_has_the_lanes_of_the_worker_that_it_stands_for(self, sizes):
+        world, crew = sizes
+        lanes = 8 if 8 % crew == 0 else crew
+        for rank in range(world):
+            worker = Worker(rank=rank, world=world, shares=crew // world)
+            each = len(worker.lanes(lanes)) // worker.shares
+            for share in range(worker.shares):
+                mine = worker.lanes(lanes)[share * each : (share + 1) * each]
+                assert mine == Worker(rank=rank + share * world, world=crew).lanes(lanes)
+
+
 class TestResources:
     @given(cpus=st.integers(2, 300), workers=st.sampled_from([1, 2, 4, 8]))
     def test_a_core_is_left_to_ray_data(self, cpus, workers):
-        (share,) = launch.worker_resources({"CPU": float(cpus)}, workers, use_gpu=False).values()
-        assert share >= launch.LEAST_CPU
+        (share,) = resources.worker_resources({"CPU": float(cpus)}, Crew.of(workers), use_gpu=False).values()
+        assert share >= resources.LEAST_CPU
         assert cpus - workers * share >= 1 - 1e-9, "no task of Ray Data would ever run"
         assert share < 1 or share == int(share), "Ray wants whole CPUs from one up"
 
@@ -309,13 +343,13 @@ class TestResources:
         [(2, 1, 1), (2, 2, 0.5), (4, 2, 1), (4, 8, 0.37), (16, 4, 3), (64, 8, 7)],
     )
     def test_shares_by_hand(self, cpus, workers, share):
-        assert launch.worker_resources({"CPU": float(cpus)}, workers, use_gpu=False) == {"CPU": share}
+        assert resources.worker_resources({"CPU": float(cpus)}, Crew.of(workers), use_gpu=False) == {"CPU": share}
 
     def test_a_gpu_each(self):
         cluster = {"CPU": 8.0, "GPU": 4.0}
-        assert launch.worker_resources(cluster, 4, use_gpu=True) == {"CPU": 1, "GPU": 1}
+        assert resources.worker_resources(cluster, Crew.of(4), use_gpu=True) == {"CPU": 1, "GPU": 1}
         with pytest.raises(ValueError, match="workers=8 need a GPU each, the cluster has 4: use --workers 4"):
-            launch.worker_resources(cluster, 8, use_gpu=True)
+            resources.worker_resources(cluster, Crew.of(8), use_gpu=True)
 
     @pytest.mark.parametrize(
         ("device", "gpus", "workers", "expected"),
@@ -328,22 +362,32 @@ class TestResources:
         ],
     )
     def test_gpus_are_for_all_workers_or_none(self, device, gpus, workers, expected):
-        assert launch.wants_gpus(device, workers, {"CPU": 8.0, "GPU": float(gpus)}) == expected
-        assert launch.wants_gpus("auto", 1, {"CPU": 8.0}) is False
+        assert resources.wants_gpus(device, workers, {"CPU": 8.0, "GPU": float(gpus)}) == expected
+        assert resources.wants_gpus("auto", 1, {"CPU": 8.0}) is False
 
     def test_too_few_cpus(self, monkeypatch):
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
-        message = r"workers=2 need 0.1 CPUs each and Ray Data one, the cluster has 1: use --workers 0"
+        message = r"workers=2 need 1.25 CPUs, Ray Data's included, the cluster has 1: use --workers 0"
         with pytest.raises(ValueError, match=message):
-            launch.worker_resources({"CPU": 1.0}, 2, use_gpu=False)
+            resources.worker_resources({"CPU": 1.0}, Crew.of(2), use_gpu=False)
 
     def test_a_cluster_that_may_grow_is_asked_all_the_same(self, monkeypatch, capsys):
         monkeypatch.setenv("RAY_ADDRESS", "auto")
-        assert launch.worker_resources({}, 4, use_gpu=False) == {"CPU": launch.LEAST_CPU}
-        assert launch.worker_resources({"CPU": 2.0}, 4, use_gpu=True) == {"CPU": launch.LEAST_CPU, "GPU": 1}
+        assert resources.worker_resources({}, Crew.of(4), use_gpu=False) == {"CPU": resources.LEAST_CPU}
+        found = resources.worker_resources({"CPU": 2.0}, Crew.of(4), use_gpu=True)
+        assert found == {"CPU": resources.LEAST_CPU, "GPU": 1}
         assert capsys.readouterr().out.splitlines() == [
-            "the cluster has 0 CPUs, the run needs 1.4; waiting for it to grow",
+            "the cluster has 0 CPUs, the run needs 1.5; waiting for it to grow",
             "the cluster has 0 GPUs, the run needs 4; waiting for it to grow",
         ]
-        launch.worker_resources({"CPU": 8.0, "GPU": 4.0}, 4, use_gpu=True)
+        resources.worker_resources({"CPU": 8.0, "GPU": 4.0}, Crew.of(4), use_gpu=True)
         assert capsys.readouterr().out == ""
+
+    def test_workers_of_a_changing_number_leave_some_of_every_core(self, monkeypatch):
+        """In eighths, of which Ray counts exactly how many a node has."""
+        few = Crew.of("2:8")
+        assert resources.worker_resources({"CPU": 2.0}, few, use_gpu=False) == {"CPU": 0.875}
+        assert resources.worker_resources({"CPU": 64.0, "GPU": 2.0}, few, use_gpu=True) == {"CPU": 0.125, "GPU": 1}
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        with pytest.raises(ValueError, match=r"workers=2 need 1\.75 CPUs.* the cluster has 1: "):
+            resources.worker_resources({"CPU": 1.0}, few, use_gpu=False)

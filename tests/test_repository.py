@@ -57,6 +57,15 @@ def test_readmes_speeds_are_the_kept_ones():
     assert all(table in README for table in rendered.split("\n\n")), "README.md is behind studies/results/bench"
 
 
+def test_readmes_landmark_models_are_the_measured_ones():
+    folder = RESULTS / "model"
+    rendered = (folder / "model.md").read_text().strip()
+    names = ("synthetic", "300w", "mtfl", "resnet-50")
+    assert {path.stem for path in folder.glob("*.json")} == set(names)
+    assert rendered == markdown([json.loads((folder / f"{name}.json").read_text()) for name in names])
+    assert all(table in README for table in rendered.split("\n\n")), "README.md is behind studies/results/model"
+
+
 def test_top_level_is_the_plan():
     names = {path.relative_to(ROOT).parts[0] for path in tracked()}
     visible = {name for name in names if not name.startswith(".")}
@@ -77,3 +86,10 @@ def test_pinned_versions_have_no_addresses():
         line for line in (ROOT / "cluster" / "constraints.txt").read_text().splitlines() if not line.startswith("#")
     ]
     assert pins and all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", pin) for pin in pins)
+
+
+def test_no_result_says_where_a_machine_keeps_its_files():
+    absolute = re.compile(r"(?<![\w.)/<])/(?:home|root|Users|tmp|mnt|var|opt|work|scratch|usr)/\w")
+    for path in RESULTS.rglob("*"):
+        if path.suffix in (".json", ".md", ".csv", ".tex", ".html", ".txt"):
+            assert not (found := absolute.search(path.read_text())), f"{path}: {found}"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lead_ray import launch, stage, train
+from lead_ray import launch, stage, train, work
 from lead_ray.artefacts import RunFolder
 from lead_ray.augmentation.noise import Noise
 from lead_ray.augmentation.views import ViewSettings
@@ -23,9 +23,11 @@ from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import TrunkSettings
 from lead_ray.objectives.align import AlignSettings
 from lead_ray.objectives.byol import ByolSettings
+from lead_ray.objectives.contrast import ContrastSettings
+from lead_ray.objectives.moco import MocoSettings
 from lead_ray.pretrain import Pretrain
-from lead_ray.stage import Worker, open_images, view_pairs
 from lead_ray.train import Optim
+from lead_ray.work import Worker, open_images, view_pairs
 
 
 class Killed(BaseException):
@@ -145,7 +147,7 @@ class TestStages:
         make, whole = either
 
         def cut(*arguments):
-            yield from islice(stage.work(*arguments), reports)
+            yield from islice(work.work(*arguments), reports)
             raise Killed
 
         with monkeypatch.context() as patch:
@@ -172,7 +174,7 @@ class TestStages:
         )
 
         def cut(*arguments):
-            yield from islice(stage.work(*arguments), 5)
+            yield from islice(work.work(*arguments), 5)
             raise Killed
 
         with monkeypatch.context() as patch:
@@ -298,7 +300,6 @@ class TestStages:
             assert torch.equal(nearest // 2, torch.arange(16) // 2)
             assert len(nearest.unique()) == 16
 
-
     def test_both_stages_have_noise(self, either, tmp_path):
         """The same crops and colours, and noise on top; its crop is what the learner sees."""
         make, _ = either
@@ -312,11 +313,44 @@ class TestStages:
         assert 0.001 < shift.abs().mean() < 0.1
         torch.testing.assert_close(shift, shift[..., :1, :1].expand_as(shift), rtol=0, atol=1e-5)
 
+    def test_a_run_ends_in_the_precision_that_it_began_in(self, stage1, tmp_path, monkeypatch):
+        """Begun where auto is bf16, it goes on in bf16 where auto would be fp32; the card says so."""
+        asked: list[torch.dtype] = []
+        step = train.train_step
+
+        def killed(*given, **more):
+            if len(asked) == 5:
+                raise Killed
+            asked.append(given[3])
+            return step(*given, **more)
+
+        settings = stage1(tmp_path, precision="auto")
+        monkeypatch.setattr(train, "resolve_precision", lambda precision, device: torch.bfloat16)
+        monkeypatch.setattr(train, "train_step", killed)
+        with pytest.raises(Killed):
+            launch.run(settings)
+        asked.append(torch.float32)  # no kill from now on
+        monkeypatch.setattr(train, "resolve_precision", lambda precision, device: torch.float32)
+        finished = launch.run(settings)
+        assert set(asked[6:]) == {torch.bfloat16}
+        assert weights.read_card(finished.path).trained["precision"] == "bfloat16"
+
+    def test_in_batch_negatives_are_each_workers_own(self, stage1, tmp_path):
+        names = {
+            stage1(tmp_path, objective=ContrastSettings(), workers=workers).open().path.name for workers in (0, 1, 2, 8)
+        }
+        assert len(names) == 3
+
 
 class TestStageErrors:
     def test_settings(self, stage1, tmp_path):
         cases = {
-            "workers must be >= 0, got -1": {"workers": -1},
+            "workers must be >= 0, or FEWEST:MOST such as 2:8, got -1": {"workers": -1},
+            "got '8:2'": {"workers": "8:2"},
+            "got '4'": {"workers": "4"},
+            "got '0:2'": {"workers": "0:2"},
+            "compile is not for a number of workers that changes": {"workers": "1:2", "compile": True},
+            "objective:moco gathers the keys of all workers": {"workers": "1:2", "objective": MocoSettings(queue=32)},
             "checkpoint_every must be a multiple of report_every >= 1, got 4 and 3": {"report_every": 3},
             "checkpoint_every must be .* got 4 and 0": {"report_every": 0},
             "window must be >= 1, got 0": {"window": 0},

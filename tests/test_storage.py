@@ -17,6 +17,7 @@ from small_runs import STEPS, losses, stage1
 from lead_ray import launch, locks, prepare, storage
 from lead_ray.artefacts import RunFolder
 from lead_ray.data.celeba import CelebA
+from lead_ray.data.folder import Folder
 from lead_ray.evaluate import Evaluate, evaluate, numbers
 from lead_ray.images import shards
 from lead_ray.pretrain import Pretrain
@@ -183,6 +184,65 @@ class TestStore:
         with pytest.raises(OSError, match=r"s3://nobodys/a: .*NO_SUCH_BUCKET"):
             storage.write_bytes(Path("s3://nobodys/a"), b"lost")
         assert asked == ["nobodys/a"]
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_photographs_straight_from_a_bucket(self, quiet_ray, server, tmp_path, workers):
+        """The shards of the same folder on a disk, byte for byte; broken objects are set aside, none is copied first.
+
+        The list of landmarks lies in the bucket as well, and names an object that is not there.
+        """
+        raw, bucket = tmp_path / "raw", Path(f"s3://faces/photographs-{workers}")
+        for number in range(20):
+            layouts.picture(raw / f"deep/{number}.png", 30 + number, 40)
+        (raw / "broken.jpg").write_bytes(b"no picture")
+        (raw / "notes.txt").write_text("no picture either")
+        (raw / ".hidden.png").write_bytes(b"")
+        for path in raw.rglob("*.*"):
+            storage.write_bytes(bucket / path.relative_to(raw), path.read_bytes())
+        names = [f"deep/{number}.png" for number in range(0, 20, 2)]
+        listing = layouts.coco(tmp_path / "marks.json", [*names, "missing.png", "../secret.png"])
+        storage.write_bytes(bucket / "marks.json", listing.read_bytes())
+        found = {}
+        for way, root, marks in (("disk", raw, listing), ("bucket", bucket, bucket / "marks.json")):
+            options = {"workers": 0 if way == "disk" else workers, "size": 16, "progress": False}
+            made = prepare.prepare(Folder(raw=root), tmp_path / way / "all", **options)
+            listed = prepare.prepare(Folder(raw=root, landmarks=marks), tmp_path / way / "listed", **options)
+            loaded = shards.load(tmp_path / way / "listed", "train")
+            found[way] = [
+                (made.splits, made.quarantined),
+                (loaded.ids, loaded.pixels.tolist(), loaded.landmarks.tolist()),
+                [bad["image_id"] for bad in listed.quarantined],
+            ]
+        assert found["bucket"] == found["disk"]
+        (splits, (bad,)), (ids, *_), missing = found["bucket"]
+        assert splits["train"].count == 20 and sorted(ids) == sorted(names)
+        assert bad == {"image_id": "broken.jpg", "reason": "cannot be read: cannot identify image file 'broken.jpg'"}
+        assert missing == ["../secret.png", "missing.png"]
+        assert f"--raw s3://faces/photographs-{workers} " in listed.command
+        assert f"--landmarks s3://faces/photographs-{workers}/marks.json" in listed.command
+
+    def test_a_store_that_fails_stops_preparing_and_no_image_is_blamed(self, server, tmp_path, monkeypatch):
+        bucket = Path("s3://faces/failing")
+        for name in ("a.png", "b.png"):
+            layouts.picture(tmp_path / name, 30, 30)
+            storage.write_bytes(bucket / name, (tmp_path / name).read_bytes())
+        read = storage.read_bytes
+
+        def fail(path: Path, most: int | None = None) -> bytes:
+            if path.name == "b.png":
+                raise OSError(f"{storage.uri(path)}: AWS Error INTERNAL_FAILURE")
+            return read(path, most)
+
+        options = {"workers": 0, "size": 16, "progress": False}
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "read_bytes", fail)
+            with pytest.raises(OSError, match=r"s3://faces/failing/b\.png: .* run the same command again"):
+                prepare.prepare(Folder(raw=bucket), tmp_path / "out", **options)
+        assert prepare.prepare(Folder(raw=bucket), tmp_path / "out", **options).splits["train"].count == 2
+
+    def test_other_data_sets_are_read_from_disks(self, tmp_path):
+        with pytest.raises(ValueError, match=r"raw='s3://faces/celeba': only `prepare folder` reads an object store"):
+            prepare.prepare(CelebA(raw=Path("s3://faces/celeba")), tmp_path, workers=0, progress=False)
 
     def test_from_photographs_to_errors_in_a_bucket(self, server, tmp_path, monkeypatch):
         """Prepare, train with checkpoints, evaluate: the same numbers as on a disk, through two failures of the store.

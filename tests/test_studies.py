@@ -3,6 +3,7 @@
 import csv
 import importlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -117,3 +118,27 @@ def test_on_ray_a_killed_trial_and_a_killed_driver(faces, undisturbed, tmp_path)
     assert again.returncode == 0, again.stderr[-2000:]
     assert (tmp_path / "killed-trial").exists() and (tmp_path / "killed-driver").exists()
     assert tables(tmp_path) == tables(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_search_whose_driver_is_killed_finds_the_same(faces, tmp_path):
+    """Among its trials; the same command goes on with the one that it was at."""
+
+    def found(out: Path) -> tuple[list[list[str]], list[float]]:
+        folder = out / "studies"
+        table = csv.reader(io.StringIO((folder / "ablate_temperature/table-temperature.csv").read_text()))
+        journal = [json.loads(line) for line in (folder / "ablate_temperature.journal").read_text().splitlines()]
+        asked = [line["param_value_internal"] for line in journal if "param_name" in line]
+        return [row[:-1] for row in table], asked
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    killed = small(faces, cut, 0, "driver", "search")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert len([*cut.glob("*/result.json")]) == 2, "stage 1 and the grid's; the first trial had begun"
+    for out, ends in ((cut, ["driver", "search"]), (whole, ["search"])):
+        done = small(faces, out, 0, *ends)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert found(cut) == found(whole)
+    (row,) = (row for row in found(cut)[0] if row[1].startswith("found: student"))
+    assert all(row[place] for place in (2, 5, 8)), "on validation images, and on the test images"
+    assert len(found(cut)[1]) == 2 * 2, "two temperatures of two trials"

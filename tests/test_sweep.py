@@ -1,8 +1,6 @@
 """The studies' machinery without training: names of tasks, what comes next, what a table says, searches that go on."""
 
-import importlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,27 +8,13 @@ from types import SimpleNamespace
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
+from small_plans import dense, matching, pretrain
 
 from lead_ray.artefacts import write_json
 from lead_ray.dense import Dense
 from lead_ray.evaluate import Evaluate
 from lead_ray.pretrain import Pretrain
 from lead_ray.reporting.cells import Cell, Failed, Printed
-
-STUDIES = Path(__file__).parents[1] / "studies"
-
-
-@pytest.fixture(scope="module")
-def sweep():
-    """The modules as a study finds them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(STUDIES))
-        names = ("agenda", "fill", "pace", "plan", "search", "study", "trial", "watch")
-        modules = {name: importlib.import_module(f"sweep.{name}") for name in names}
-        yield SimpleNamespace(**modules, script=importlib.import_module)
-        own = [path.stem for path in STUDIES.glob("*.py")]
-        for name in [name for name in sys.modules if name in own or name.partition(".")[0] == "sweep"]:
-            del sys.modules[name]
 
 
 @pytest.fixture
@@ -54,18 +38,6 @@ def task(sweep):
             return {"name": self.name}
 
     return Fake
-
-
-def pretrain(plan, **changes):
-    return plan.Train(Pretrain(**{"data": Path("faces"), "name": "a"} | changes))
-
-
-def dense(plan, start, **changes):
-    return plan.Train(Dense(**{"data": Path("faces"), "name": "b", "stage1": plan.LATER} | changes), start)
-
-
-def matching(plan, encoder, **changes):
-    return plan.Measure(Evaluate(**{"run": plan.LATER, "task": "matching", "data": Path("mafl")} | changes), encoder)
 
 
 class TestPlan:
@@ -283,6 +255,12 @@ class TestFill:
         assert row.values == [None, Failed("no room")]
         assert filled.record == []
 
+    def test_reasons_do_not_say_where_files_are(self, sweep, tmp_path):
+        entries = [self.entry(sweep, None, reason=f"data={tmp_path}/x/mafl has no manifest.json")]
+        filled = sweep.fill.fill(self.sheet(sweep), entries, tmp_path, places={str(tmp_path): "DATA"})
+        assert "data=DATA/x/mafl has no manifest.json" in filled.table.notes
+        assert str(tmp_path) not in filled.table.markdown() + filled.table.csv()
+
     def test_the_leader_in_words(self, sweep):
         entries = [
             sweep.fill.Entry("3", row, "same", Results([{"runs": [{"x": value}]}]), "x")
@@ -305,48 +283,6 @@ class TestFill:
         assert read == [[9.0, 8.0], [4.0]]
         assert sweep.fill.Entry("5", "a", "b", measure, "zoom 1.2", 10).values() == [3.5]
         assert sweep.fill.Entry("5", "a", "b", measure, "zoom 1.3", 10).values() == []
-
-
-class TestPaper:
-    """The data file against sentences of the paper."""
-
-    def test_every_table_is_there(self, sweep):
-        sheets = sweep.fill.sheets()
-        assert list(sheets) == [str(number) for number in range(1, 11)]
-        counts = {number: len(sheet.printed) for number, sheet in sheets.items()}
-        assert counts == {"1": 18, "2": 39, "3": 10, "4": 28, "5": 54, "6": 12, "7": 36, "8": 4, "9": 2, "10": 4}
-
-    def test_cells_are_in_named_rows_and_columns(self, sweep):
-        for sheet in sweep.fill.sheets().values():
-            columns = {column.name for column in sheet.columns}
-            assert {column for _, column in sheet.printed} <= columns
-            assert {row for row, _ in sheet.printed} == {label for _, label in sheet.rows}
-            assert len({label for _, label in sheet.rows}) == len(sheet.rows)
-
-    def test_matching_is_in_pixels(self, sweep):
-        sheets = sweep.fill.sheets()
-        assert {column.unit for number in ("1", "3") for column in sheets[number].columns} == {"px"}
-        assert "pixels" in sheets["1"].note
-
-    def test_what_the_paper_says_of_its_numbers(self, sweep):
-        """About 10 % better than the best before on AFLW; 9.75 and 2.88 % in the wild; 55 times slower."""
-        sheets = sweep.fill.sheets()
-        value = {number: {key: cell.mean for key, cell in sheet.printed.items()} for number, sheet in sheets.items()}
-        for column in ("AFLW_M", "AFLW_R"):
-            ratio = value["2"]["LEAD, hypercolumn", column] / value["2"]["CL, hypercolumn", column]
-            assert ratio == pytest.approx(0.9, abs=0.015)
-        wild = {row: cell for (row, _), cell in value["8"].items()}
-        assert 100 * (1 - wild["LEAD, 64"] / wild["DVE, 64"]) == pytest.approx(9.75, abs=0.01)
-        assert 100 * (1 - wild["LEAD, hypercolumn"] / wild["CL, hypercolumn"]) == pytest.approx(2.88, abs=0.01)
-        assert value["10"]["3840", "an image"] / value["10"]["64", "an image"] == pytest.approx(55, abs=0.5)
-
-    def test_tables_that_share_cells_agree(self, sweep):
-        value = {number: sheet.printed for number, sheet in sweep.fill.sheets().items()}
-        assert value["1"]["LEAD, 64", "different"] == value["3"]["64, head 256", "different"]
-        assert value["1"]["LEAD, 256", "same"] == value["3"]["256, head 256", "same"]
-        for dim in ("64", "128", "256"):
-            assert value["4"][f"LEAD, {dim}", "AFLW_M"] == value["6"]["LEAD, then LEAD", dim]
-        assert value["2"]["DVE Hourglass", "300W"] == value["4"]["DVE, 64", "300W"]
 
 
 class TestSearch:
@@ -414,82 +350,6 @@ class TestSearch:
         search = self.make(sweep, task, tmp_path, rungs=(9,), objectives=("a", "b"), trials=3)
         assert {state for _, state in self.finish(search)} == {TrialState.COMPLETE}
         assert len(search.best()[0].values) == 2
-
-
-class TestScripts:
-    @pytest.mark.parametrize("preset", ["paper", "quick"])
-    def test_plans_name_every_table(self, sweep, preset, tmp_path):
-        """All rows that this package can train are in some plan; the rest are quoted from others."""
-        study = sweep.script("tables").Tables(preset=preset, data=tmp_path / "data", out=tmp_path / "runs")
-        entries = sweep.script("tables").entries(study)
-        rows = {}
-        for entry in entries:
-            rows.setdefault(entry.table, set()).add(entry.row)
-        sheets = sweep.fill.sheets()
-        for number in map(str, range(1, 10)):
-            known = {label for _, label in sheets[number].rows}
-            assert rows.get(number, set()) <= known, f"table {number}"
-            if preset == "paper" and number != "2":
-                assert rows[number] == known, f"table {number}"
-        assert rows["2"] == {"DVE Hourglass", "CL, hypercolumn", "LEAD, hypercolumn"}
-
-    def test_six_widths_of_three_seeds_train_three_encoders(self, sweep):
-        dims = sweep.script("ablate_dims")
-        heads = tuple((dim, 256) for dim in (8, 16, 32, 64, 128, 256))
-        plan = [entry.measure for entry in dims.entries(dims.Dims(heads=heads)) if entry.table == "3"]
-        kinds = [item.kind for item in sweep.plan.closure(plan).values()]
-        assert (kinds.count("stage1"), kinds.count("stage2"), kinds.count("measure")) == (3, 18, 18)
-
-    def test_studies_share_what_they_train(self, sweep):
-        names = {"ablate_dims": "Dims", "ablate_annotations": "Annotations", "compare": "Compare"}
-        plans = []
-        for name, kind in names.items():
-            module = sweep.script(name)
-            plans.append([entry.measure for entry in module.entries(getattr(module, kind)())])
-        found = sweep.plan.closure(measure for plan in plans for measure in plan)
-        assert sum(item.kind == "stage1" for item in found.values()) == 6, "BYOL and MoCo of three seeds"
-
-    def test_given_runs_stand_in_for_trainings(self, sweep, tmp_path):
-        dims = sweep.script("ablate_dims")
-        given = {"byol": tmp_path / "byol", "moco": tmp_path / "moco"}
-        study = dims.Dims(preset="house", given=given)
-        kinds = {item.kind for item in sweep.plan.closure(entry.measure for entry in dims.entries(study)).values()}
-        assert kinds == {"given", "stage2", "measure"}
-        with pytest.raises(ValueError, match="given is of --preset house"):
-            dims.Dims(given=given).chosen()
-
-    def test_a_watcher_that_is_missing_is_named(self, sweep, monkeypatch):
-        monkeypatch.setattr(sweep.watch.importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(ValueError, match="watch=mlflow needs the package mlflow: uv pip install mlflow"):
-            sweep.watch.loggers(("mlflow",), "study", workers=1)
-        with pytest.raises(ValueError, match="watch=wandb needs Ray: use --workers 1"):
-            sweep.watch.loggers(("wandb",), "study", workers=0)
-
-
-class TestPace:
-    def test_what_was_measured_wins_over_arithmetic(self, sweep, tmp_path):
-        pace, plan = sweep.pace, sweep.plan
-        training = pretrain(plan, data=tmp_path / "celeba")
-        sizes = {"celeba": 1000}
-        guessed = pace.Paces(tmp_path, tmp_path, tflops=10.0, sizes=sizes).of(training)
-        gigaflop = pace.forward(training.stage.trunk, 96) * 8
-        assert guessed.source == "estimated"
-        assert guessed.seconds == pytest.approx(200 * 1000 * gigaflop / 10_000)
-        assert pace.Paces(tmp_path, tmp_path, tflops=10.0).of(training) is None, "nobody knows how many images"
-        assert pace.Paces(tmp_path, tmp_path, tflops=10.0).of(matching(plan, training)) is None
-        (tmp_path / "seconds.jsonl").write_text(
-            json.dumps(
-                {"kind": "measure", "title": matching(plan, training).title.replace("seed 0", "seed 3"), "seconds": 5}
-            )
-        )
-        known = pace.Paces(tmp_path, tmp_path, tflops=10.0).of(matching(plan, training))
-        assert (known.seconds, known.source) == (5, "measured here")
-
-    def test_a_resnet50_by_hand(self, sweep):
-        """4.09 G multiplications at 224 px, without the classifier, are 0.75 at 96 px: 1.5 GFLOP."""
-        from lead_ray.models.trunk import TrunkSettings
-
-        assert sweep.pace.forward(TrunkSettings(), 96) == pytest.approx(1.5, rel=0.03)
 
 
 def test_failures_are_found_again(sweep, tmp_path):

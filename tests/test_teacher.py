@@ -185,6 +185,9 @@ class TestErrors:
     def test_outputs(self):
         with pytest.raises(ValueError, match=r"must name maps \[b, c, h, w\] or tokens \[b, n, c\], got \[2, 5\]"):
             as_map(torch.zeros(2, 5))
+        with pytest.raises(ValueError, match=r"gave \[2, 6, 6, 96\], which looks like .*: set teacher.channels_last"):
+            as_map(torch.zeros(2, 6, 6, 96))
+        assert as_map(torch.zeros(2, 6, 6, 96), channels_last=True).shape == (2, 96, 6, 6)
 
     def test_settings(self, tmp_path):
         with pytest.raises(ValueError, match=r"teacher.random goes without teacher.weights, got "):

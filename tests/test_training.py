@@ -1,5 +1,6 @@
 """The loop: its schedule, its reports, and what it does with a loss that is not finite."""
 
+import copy
 from collections.abc import Iterator
 from itertools import islice, repeat
 
@@ -11,6 +12,11 @@ from torch import nn
 
 from lead_ray import train
 from lead_ray.machine import denormals_flushed
+from lead_ray.models.fpn import FpnSettings
+from lead_ray.models.trunk import Trunk, TrunkSettings
+from lead_ray.objectives.align import Align, AlignSettings
+from lead_ray.objectives.byol import Byol, ByolSettings
+from lead_ray.objectives.contrast import Contrast, ContrastSettings
 from lead_ray.train import Optim, Schedule
 
 CPU = torch.device("cpu")
@@ -171,3 +177,32 @@ def test_denormals_are_flushed_for_a_while():
         assert (tiny * 0.5 == 0).all()
         raise KeyError
     assert (tiny * 0.5 > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["byol", "contrast", "align"])
+def test_shares_one_after_the_other_are_workers_beside_each_other(kind):
+    """Gradients, metrics and running statistics, BatchNorm's batches and in-batch negatives included: two workers of
+    a half each, whose means are taken; rank 0's statistics are kept."""
+    views = tuple(torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    halves = list(zip(*(view.chunk(2) for view in views), strict=True))
+    torch.manual_seed(0)
+    trunk = Trunk(TrunkSettings(depth=18, width=0.125))
+    learner: nn.Module = {
+        "byol": lambda: Byol(trunk, ByolSettings(hidden=16, dim=8)),
+        "contrast": lambda: Contrast(trunk, ContrastSettings(hidden=16, dim=8)),
+        "align": lambda: Align(trunk, AlignSettings(fpn=FpnSettings(dim=8, lateral=32, branch=32), projector=16)),
+    }[kind]().train()
+    workers = [copy.deepcopy(learner) for _ in halves]
+    metrics = [worker(*half) for worker, half in zip(workers, halves, strict=True)]
+    for found in metrics:
+        found["loss"].backward()
+    optimizer = train.make_optimizer(learner, Optim(lr=0.1))  # its rate is 0 until one is set
+    said = train.train_step(learner, optimizer, views, torch.float32, shares=2)
+    for name, value in said.items():
+        torch.testing.assert_close(value, (metrics[0][name] + metrics[1][name]) / 2)
+    for mine, *theirs in zip(*(module.parameters() for module in (learner, *workers)), strict=True):
+        if mine.requires_grad and mine.grad is not None:
+            torch.testing.assert_close(mine.grad, (theirs[0].grad + theirs[1].grad) / 2, rtol=1e-4, atol=1e-6)
+    kept, first, second = (dict(module.named_buffers()) for module in (learner, *workers))
+    assert all(torch.equal(kept[name], first[name]) for name in kept)
+    assert any(not torch.equal(kept[name], second[name]) for name in kept)

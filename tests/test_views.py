@@ -238,17 +238,6 @@ class TestOnCpu:
         parameters = views.draw(ViewSettings(), 0, (50, 50), 0, generator())
         assert augment_cpu.apply(random_bytes(0, 50, 50), parameters, 32).shape == (0, 3, 32, 32)
 
-    def test_machines_without_numba_see_the_same_views(self, monkeypatch):
-        images, rows = random_bytes(3, 50, 50), torch.arange(3)
-
-        def two() -> torch.Tensor:
-            drawn = views.two_views(images, images, NO_SOLARISE, total=3, rows=rows, generator=generator(7))
-            return torch.stack(drawn)
-
-        fast = two()
-        monkeypatch.setattr(views, "augment_cpu", None)
-        close(two(), fast, 3e-5)
-
 
 class TestOnGpu:
     """What runs there, on a CPU."""

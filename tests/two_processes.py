@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lead_ray import train
 from lead_ray.models.batchnorm import synchronise
-from lead_ray.stage import Worker, check_agreement
+from lead_ray.worker import Worker, check_agreement
 
 
 def network() -> nn.Sequential:

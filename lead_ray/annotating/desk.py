@@ -81,6 +81,8 @@ class Desk:
                     str(point): {"mark": int(said.mark), "x": said.x, "y": said.y, "revision": said.revision}
                     for point, said in state.placed.get(name, {}).items()
                 },
+                "box": state.box(name),
+                "boxRevision": state.boxes[name].revision if name in state.boxes else 0,
                 "takenBack": {str(point): number for point, number in state.taken_back.get(name, {}).items()},
             }
         if self._engine is not None:
@@ -110,6 +112,18 @@ class Desk:
         self._unlearnt = not finished
         if finished and self._engine is not None:
             self._engine.refit()
+        return {"revision": revision}
+
+    def edit_box(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Say where the object is: {"image": key, "box": [x, y, width, height] | None, "request": id}."""
+        if "box" not in content:
+            raise ValueError("box must be null or four numbers, and is not there")
+        name = self.project.name(str(content.get("image")))
+        revision = self.project.edit_box(name, content["box"], size=self._size(name), request=_request(content))
+        with self.project.locked() as state:
+            labelled = name in state.said
+        if self._engine is not None:
+            self._engine.reframe(name, labelled=labelled)
         return {"revision": revision}
 
     def skip(self, content: dict[str, Any]) -> dict[str, Any]:

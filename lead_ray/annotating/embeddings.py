@@ -15,16 +15,23 @@ CHUNK = 256  # images a file; what a kill costs at most
 class Embeddings:
     """Unit vectors by image name; files that are complete or not there."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path | None = None):
+        """Folder: None until open()."""
         self._rows: dict[str, np.ndarray] = {}
+        self._new: list[str] = []
+        self._parts = 0
+        if folder is not None:
+            self.open(folder)
+
+    def open(self, folder: Path) -> None:
+        """Read what is kept in a folder, and keep there what is added from now on."""
+        self.folder = folder
         for path in sorted(folder.glob("part-*.npz")):
             with np.load(path, allow_pickle=False) as kept:
                 # Names as bytes: they need not be text.
                 names = kept["names"].tobytes().split(b"\0")[:-1]
                 self._rows.update(zip(map(os.fsdecode, names), kept["vectors"], strict=True))
         self._parts = len(list(folder.glob("part-*.npz")))
-        self._new: list[str] = []
 
     def __contains__(self, name: str) -> bool:
         return name in self._rows

@@ -8,40 +8,25 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from PIL import Image
 
 from lead_ray.annotating.curve import Curve
 from lead_ray.annotating.embeddings import Embeddings
+from lead_ray.annotating.encoded import KEPT, Encoded, Proposer
 from lead_ray.annotating.folder import key
 from lead_ray.annotating.offers import Offers
-from lead_ray.annotating.pictures import BadImage, open_rgb
 from lead_ray.annotating.project import Project
 from lead_ray.annotating.state import Outline, outline_to_json, proposals_to_json
-from lead_ray.landmarks.labels import Labels, Mark
+from lead_ray.landmarks.labels import Mark
 
 BATCH = 8  # images encoded between two looks at what else is wanted
 CANDIDATES = 96  # unlabelled images of which every fit says how sure it is
 LONGEST = 10.0  # seconds that this may take after a fit: 68 points cost far more than five
-KEPT = 256  # images whose features stay in memory beside those of labelled images
 LOOKS = {64 * 4**power for power in range(12)}  # images read after which offers are worth choosing anew
-
-
-class Proposer(Protocol):
-    """lead_ray.landmarks.proposer.Proposer, as far as it is used here."""
-
-    def add_many(self, images: Sequence[tuple[str, Image.Image, None]]) -> None: ...
-    def __contains__(self, name: str) -> bool: ...
-    def forget(self, name: str) -> None: ...
-    def fit(self, labels: Labels) -> None: ...
-    def propose(self, names: Sequence[str]) -> list[Any]: ...
-    def embeddings(self, names: Sequence[str]) -> Float[np.ndarray, "n d"]: ...
-    def held_out_error(self) -> Any: ...
 
 
 class Engine(threading.Thread):
@@ -56,7 +41,8 @@ class Engine(threading.Thread):
         curve: Curve,
         publish: Callable[[dict[str, Any]], None],
     ):
-        """Load: opens the model, in the thread, as it takes seconds. Publish: tells the pages, from the thread."""
+        """Load: opens the model and its embeddings, in the thread, as it takes seconds. Publish: tells the pages, from
+        the thread."""
         super().__init__(name="proposals", daemon=True)
         self._project, self._load, self._publish = project, load, publish
         self._embeddings, self._offers, self._curve = embeddings, offers, curve
@@ -64,13 +50,13 @@ class Engine(threading.Thread):
         self._shown: list[str] = []  # on the pages, the latest last
         self._stale, self._choose, self._over = True, True, False
         self._proposer: Proposer
+        self._encoded: Encoded
         self._outline: Outline | None = None  # what was fitted; None: nothing yet
         self._fitted = 0
         self._found: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
-        self._recent: OrderedDict[str, None] = OrderedDict()
-        self._left = [name for name in reversed(offers.shuffled) if name not in embeddings]
+        self._left = list(reversed(offers.shuffled))
         self._ahead: list[str] = []
-        self._doing = "loading the model"
+        self._doing = "loading the encoder"
 
     # What the page's threads call.
 
@@ -85,6 +71,13 @@ class Engine(threading.Thread):
         """Labels have changed."""
         with self._wake:
             self._stale = True
+            self._wake.notify()
+
+    def reframe(self, name: str, *, labelled: bool) -> None:
+        """Another part of an image is to be looked at."""
+        with self._wake:
+            self._found.pop(name, None)
+            self._stale |= labelled
             self._wake.notify()
 
     def stop(self) -> None:
@@ -103,6 +96,8 @@ class Engine(threading.Thread):
     def run(self) -> None:
         try:
             self._proposer = self._load()
+            self._encoded = Encoded(self._proposer, self._project, self._offers, self._publish)
+            self._left = [name for name in self._left if name not in self._embeddings]
             while (work := self._next_work()) is not None:
                 work()
         except Exception as error:  # whatever it was: the page goes on without proposals, and says so
@@ -147,7 +142,7 @@ class Engine(threading.Thread):
         self._say("learning")
         names = [image.file for image in labels.images]
         for start in range(0, len(names), BATCH):
-            self._add(names[start : start + BATCH])
+            self._encoded.add(names[start : start + BATCH])
         self._proposer.fit(labels)
         with self._wake:
             self._found.clear()
@@ -170,9 +165,11 @@ class Engine(threading.Thread):
     def _propose(self, name: str) -> None:
         if self._outline is None or name in self._found:
             return
-        self._add([name])
+        self._encoded.add([name])
         if name in self._proposer:
             found = proposals_to_json(self._outline, self._proposer.propose([name])[0])
+            if not self._encoded.current(name):
+                return  # drawn meanwhile; as it is on show, its turn comes again
             with self._wake:
                 self._found[name] = found
                 if len(self._found) > KEPT:
@@ -190,7 +187,7 @@ class Engine(threading.Thread):
                     return
                 if time.monotonic() > end:
                     break
-                self._add(names[start : start + BATCH])
+                self._encoded.add(names[start : start + BATCH])
                 there = [name for name in names[start : start + BATCH] if name in self._proposer]
                 for name, predicted in zip(there, self._proposer.propose(there), strict=True):
                     doubt[name] = float(1 - np.nanmean(predicted.confidence))
@@ -202,7 +199,7 @@ class Engine(threading.Thread):
         """The next few of all images."""
         self._say("reading images")
         names = [self._left.pop() for _ in range(min(BATCH, len(self._left)))]
-        self._add(names)
+        self._encoded.add(names)
         there = [name for name in names if name in self._proposer]
         if there:
             self._embeddings.add(there, self._proposer.embeddings(there))
@@ -211,30 +208,6 @@ class Engine(threading.Thread):
             self._choose = True
         if not self._left or read % 64 == 0:
             self._publish({"kind": "status", "status": self.status()})
-
-    def _add(self, names: Sequence[str]) -> None:
-        """Encode those images that are not there yet; what cannot be opened is named on the page.
-
-        Features that nobody asked for lately are let go; those of labelled images stay.
-        """
-        images = []
-        for name in names:
-            self._recent[name] = None
-            self._recent.move_to_end(name)
-            if name not in self._proposer and name not in self._offers.broken:
-                try:
-                    images.append((name, open_rgb(self._project.pictures.path(name)), None))
-                except BadImage as error:
-                    self._offers.broken[name] = str(error)
-                    self._publish({"kind": "broken", "image": key(name), "reason": str(error)})
-        if images:
-            self._proposer.add_many(images)
-        while len(self._recent) > KEPT:
-            old, _ = self._recent.popitem(last=False)
-            with self._project.locked() as state:
-                labelled = old in state.said
-            if not labelled and old in self._proposer:
-                self._proposer.forget(old)
 
     def _say(self, what: str) -> None:
         if what != self._doing:

@@ -11,6 +11,7 @@ PROJECT/
 """
 
 import json
+import math
 import os
 import secrets
 import threading
@@ -27,6 +28,7 @@ from lead_ray.annotating.state import Outline, State, outline_from_json, outline
 from lead_ray.landmarks.labels import Labels, Mark, schema_to_json
 
 FORMAT_VERSION = 1
+SMALLEST = 4  # pixels of a side of a box: less is a click that slipped
 
 
 class Conflict(ValueError):
@@ -94,6 +96,14 @@ class Project:
             if not checked:
                 raise ValueError("an edit holds at least one point")
             return self._append({"kind": "points", "image": name, "size": list(size), "points": checked}, request)
+
+    def edit_box(self, name: str, box: Any, *, size: tuple[int, int], request: str | None = None) -> int:
+        """Say where the object is in an image, x, y, width, height from its corner, or take that back with None.
+
+        Raises: ValueError if the box is none, is smaller than SMALLEST or reaches past the image.
+        """
+        checked = None if box is None else _checked_box(box, size)
+        return self._append({"kind": "box", "image": name, "size": list(size), "box": checked}, request)
 
     def skip(self, name: str, skip: bool, *, request: str | None = None) -> int:
         """Set an image aside, or take it back."""
@@ -181,6 +191,23 @@ def _checked(point: dict[str, Any], known: set[int], size: tuple[int, int]) -> d
             raise ValueError(f"{axis} must be a number from -0.5 to {limit - 0.5}, within the image, got {value!r}")
         checked[axis] = round(float(value), 3)
     return checked
+
+
+def _checked_box(box: Any, size: tuple[int, int]) -> list[float]:
+    if (
+        not isinstance(box, list)
+        or len(box) != 4
+        or not all(isinstance(side, int | float) and not isinstance(side, bool) and math.isfinite(side) for side in box)
+    ):
+        raise ValueError(f"box must be null or four numbers, x, y, width, height, got {box!r}")
+    x, y, width, height = (round(float(side), 3) for side in box)
+    inside = x >= 0 and y >= 0 and x + width <= size[0] + 1e-3 and y + height <= size[1] + 1e-3
+    if min(width, height) < min(SMALLEST, *size) or not inside:
+        raise ValueError(
+            f"box must have sides of at least {SMALLEST} pixels and lie within the {size[0]}x{size[1]} pixels of the "
+            f"image, got {box}"
+        )
+    return [x, y, width, height]
 
 
 def _numbered(content: Any, state: State) -> Outline:

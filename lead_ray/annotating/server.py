@@ -41,6 +41,7 @@ def application(desk: Desk, hub: Hub, secret: str) -> web.Application:
     }
     post = {
         "/api/points": server.points,
+        "/api/box": server.box,
         "/api/skip": server.skip,
         "/api/schema": server.schema,
         "/api/export": server.export,
@@ -117,6 +118,9 @@ class _Server:
 
     async def points(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(await asyncio.to_thread(self.desk.edit, await _body(request)))
+
+    async def box(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(await asyncio.to_thread(self.desk.edit_box, await _body(request)))
 
     async def skip(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(await asyncio.to_thread(self.desk.skip, await _body(request)))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lead_ray.landmarks.framing import Box
 from lead_ray.landmarks.labels import LabelledImage, Labels, Mark, Schema
 
 
@@ -69,6 +70,15 @@ class Placed:
     revision: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Boxed:
+    """What a person said of where the object is in one image."""
+
+    box: Box | None
+    """None: taken back; the whole image is looked at."""
+    revision: int
+
+
 @dataclass
 class State:
     """Everything that edits have said so far."""
@@ -82,6 +92,7 @@ class State:
     """Image -> number of a point -> what was said; taken back: not in it."""
     taken_back: dict[str, dict[int, int]] = field(default_factory=dict)
     """Image -> number of a point -> the revision that took it back."""
+    boxes: dict[str, Boxed] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Width and height of every image that was edited, as shown."""
     said: dict[str, int] = field(default_factory=dict)
@@ -97,7 +108,7 @@ class State:
         """
         if entry.get("revision") != self.revision + 1:
             raise ValueError(f"the journal's entry after {self.revision} says {entry.get('revision')}: one is lost")
-        kinds = {"schema": self._schema, "points": self._points, "skip": self._skip}
+        kinds = {"schema": self._schema, "points": self._points, "box": self._box, "skip": self._skip}
         if entry.get("kind") not in kinds:
             raise ValueError(
                 f"entry {entry['revision']} of the journal is {entry.get('kind')!r}: made by a newer version"
@@ -129,6 +140,11 @@ class State:
                 gone.pop(each["id"], None)
         self._count(image)
 
+    def _box(self, entry: dict[str, Any]) -> None:
+        box = None if entry["box"] is None else tuple(entry["box"])
+        self.sizes[entry["image"]] = (entry["size"][0], entry["size"][1])
+        self.boxes[entry["image"]] = Boxed(box=box, revision=entry["revision"])
+
     def _skip(self, entry: dict[str, Any]) -> None:
         (self.skipped.add if entry["skip"] else self.skipped.discard)(entry["image"])
 
@@ -141,6 +157,11 @@ class State:
         """What was said of the points that the schema has now."""
         placed = self.placed.get(image, {})
         return {point.id: placed[point.id] for point in self.outline.points if point.id in placed}
+
+    def box(self, image: str) -> Box | None:
+        """Where the object is; None: anywhere."""
+        said = self.boxes.get(image)
+        return said.box if said else None
 
     def finished(self, image: str) -> bool:
         """Every point of the schema was placed or said to be missing."""
@@ -172,7 +193,7 @@ class State:
             said = known.get(point.id)
             if said is not None and said.mark != Mark.MISSING:
                 points[place], marks[place] = (said.x, said.y), said.mark
-        return LabelledImage(file=image, size=self.sizes[image], points=points, marks=marks)
+        return LabelledImage(file=image, size=self.sizes[image], points=points, marks=marks, box=self.box(image))
 
 
 def outline_to_json(outline: Outline) -> dict[str, Any]:

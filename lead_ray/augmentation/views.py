@@ -13,14 +13,9 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from lead_ray.augmentation import augment
+from lead_ray.augmentation import augment, augment_cpu
 from lead_ray.augmentation.augment import BLUR_RADIUS, FACE_MEAN, FACE_STD, ViewParameters
-from lead_ray.machine import has_triton
-
-try:
-    from lead_ray.augmentation import augment_cpu
-except ImportError:  # a machine without numba: the same views, slower
-    augment_cpu = None
+from lead_ray.machine import has_triton, sent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +116,10 @@ def _on_gpu(compiled: bool) -> Callable[[Tensor, ViewParameters, int], Tensor]:
 
 def render(images: UInt8[Tensor, "n 3 h w"], parameters: ViewParameters, size: int) -> Float[Tensor, "n 3 size size"]:
     """Augmented views of zero mean and unit deviation over CelebA, channels last in memory."""
-    if images.device.type == "cpu" and augment_cpu is not None:
+    if images.device.type == "cpu":
         return augment_cpu.apply(images, parameters, size, FACE_MEAN, FACE_STD)
     if images.device.type == "cuda":
-        there = ViewParameters(*(field.to(images.device, non_blocking=True) for field in parameters))
+        there = ViewParameters(*(sent(field, images.device) for field in parameters))
         return _on_gpu(has_triton())(images, there, size)
     return augment.normalise(augment.apply(images, parameters, size))
 

@@ -7,9 +7,9 @@ count as visible here.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +25,8 @@ class Folder:
 
     name: ClassVar[str] = "folder"
     raw: Path
-    """Folder that is searched with everything below it for jpg, jpeg, png, webp, bmp, tif and tiff files."""
+    """Folder that is searched with everything below it for jpg, jpeg, png, webp, bmp, tif and tiff files; also
+    s3://BUCKET/... or gs://BUCKET/..., of which nothing is copied first."""
     landmarks: Path | None = None
     """COCO keypoints file, `file_name`s relative to the folder; only images annotated there are taken."""
     boxes: bool = False
@@ -49,14 +50,19 @@ class Folder:
     def records(self) -> Iterator[Record]:
         if not self.raw.is_dir():
             raise FileNotFoundError(f"raw={str(self.raw)!r} is not a folder")
+        found = (path.relative_to(self.raw).as_posix() for path in self.raw.rglob("*"))
+        return self.records_of(() if self.landmarks else found)
+
+    def records_of(self, names: Iterable[str]) -> Iterator[Record]:
+        """records(), of these names below the folder; with landmarks, of what is annotated."""
         if self.landmarks is not None:
             yield from self._annotated(self.landmarks)
             return
-        found = (path.relative_to(self.raw) for path in self.raw.rglob("*") if path.suffix.lower() in SUFFIXES)
-        names = sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
-        if not names:
+        images = (name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES)
+        seen = sorted(name for name in images if not any(part.startswith(".") for part in name.split("/")))
+        if not seen:
             raise ValueError(f"raw={str(self.raw)!r} holds no image ({', '.join(sorted(SUFFIXES))})")
-        for name in names:
+        for name in seen:
             yield Record(image_id=name, path=self.raw / name, split=self._split(name))
 
     def _split(self, name: str) -> str:

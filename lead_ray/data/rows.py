@@ -88,17 +88,18 @@ class Reader(Protocol):
         ...
 
 
-def open_rgb(path: Path) -> Image.Image:
-    """Any picture that Pillow reads, upright and 8-bit RGB.
+def open_rgb(path: Path, content: bytes | None = None) -> Image.Image:
+    """Any picture that Pillow reads, upright and 8-bit RGB; of these bytes, if they have been read already.
 
     Raises: BadImage with the reason.
     """
+    source = path if content is None else io.BytesIO(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused more strictly by upright_rgb()
-            if path.exists() and not path.is_file():
+            if content is None and path.exists() and not path.is_file():
                 raise BadImage("is no regular file")  # a pipe would be waited for, a device never ends
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(source, formats=FORMATS)
         with image:
             return upright_rgb(image)
     except BadImage:
@@ -106,7 +107,8 @@ def open_rgb(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise BadImage("is listed but the file is missing") from None
     except Exception as error:  # whatever a decoder raises at a broken file
-        raise BadImage(f"cannot be read: {str(error).replace(str(path), path.name)}") from error
+        said = str(error).replace(str(path), path.name).replace(repr(source), repr(path.name))
+        raise BadImage(f"cannot be read: {said}") from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -128,8 +130,12 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def render(record: Record, crop: Crop, *, encoding: Literal["jpeg", "png"] = "jpeg") -> dict:
+def render(
+    record: Record, crop: Crop, *, encoding: Literal["jpeg", "png"] = "jpeg", content: bytes | None = None
+) -> dict:
     """The stored row of one record: crop, resize, encode; the only place where pixels are read.
+
+    `content`: the file's bytes, where they come from elsewhere than record.path.
 
     A landmark outside the photograph is kept and marked not visible; one that merely falls outside the crop
     stays as annotated. JPEG is quality 95 with full colour resolution (4:4:4).
@@ -140,7 +146,7 @@ def render(record: Record, crop: Crop, *, encoding: Literal["jpeg", "png"] = "jp
     broken = np.flatnonzero(~np.isfinite(points).all(1))
     if len(broken):
         raise BadImage(f"landmark {broken[0]} is {points[broken[0]].tolist()}")
-    image = open_rgb(record.path)
+    image = open_rgb(record.path, content)
     if record.size not in (None, image.size):
         raise BadImage(f"is {image.width}x{image.height} pixels, its annotation says {'x'.join(map(str, record.size))}")
     window = crop.place(image.width, image.height, record.box, record.box_factor)

@@ -183,7 +183,9 @@ def _column(
 
     unit = torch.full_like(target[:, 0, 0], torch.nan)
     if eyes is not None:
-        unit = metrics.inter_ocular_distance(target, eyes=eyes, visible=seen)
+        # Whole pixels may put the eyes of a profile onto each other: then its errors have no unit.
+        apart = metrics.pixel_errors(target[:, eyes[:1]], target[:, eyes[1:]])[:, 0]
+        unit = apart.where((apart > 0) & seen[:, eyes[0]] & seen[:, eyes[1]], torch.nan)
     return Column(
         predicted=predicted,
         error=published(predicted),

@@ -1,14 +1,26 @@
-"""Trials of a search for settings: two aims against each other, and the front that nothing beats."""
+"""Trials of a search for settings: two aims against each other, or two settings and the error that they give."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from lead_ray.reporting import drawing as draw
 from lead_ray.summary import pareto_front
+
+
+class Tried(NamedTuple):
+    """A trial of two settings."""
+
+    first: float
+    second: float
+    error: float | None
+    """None: stopped before it had the whole budget."""
 
 
 def scatter(
@@ -69,3 +81,81 @@ def _staircase(panel, front: Tensor, higher: tuple[bool, bool]) -> None:
     steps = {"color": draw.INK, "linewidth": 1.1, "zorder": 2, "linestyle": (0, (3, 2))}
     # Moving away from the best of the first aim, the second only improves at the next trial.
     panel.step(*ordered.T.numpy(), where="post", label="no trial beats these", **steps)
+
+
+def over_two(
+    grid: Mapping[float, Sequence[float]],
+    tried: Sequence[Tried],
+    *,
+    first: str,
+    second: str,
+    y: str,
+    ticks: Sequence[float],
+) -> Figure:
+    """Errors of a grid in which two settings are alike, and of a search that was free in both.
+
+    Left the error by the first setting, the grid as a line with whiskers of one standard deviation; right where each
+    trial lies, with its error as a colour, those that were stopped early hollow, the best ringed.
+
+    Grid: setting -> errors, one a repeat. First, second: the settings' names. Y: the error and its unit. Ticks: of the
+      logarithmic axes of the settings, ascending.
+    Raises: ValueError if there is nothing to draw.
+    """
+    ended = [each for each in tried if each.error is not None]
+    known = [*ended, *(Tried(place, place, fmean(errors)) for place, errors in sorted(grid.items()))]
+    if not known:
+        raise ValueError(f"none of {len(tried)} trials ended and the grid is empty: there is nothing to draw")
+    figure = Figure(figsize=(draw.WIDTH, 3.6), facecolor="white", layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for panel, axes in ((left, "x"), (right, "xy")):
+        draw.plain_axes(panel)
+        panel.grid(color=draw.FAINT, linewidth=0.6)
+        panel.set_axisbelow(True)
+        for name in axes:
+            panel.set(**{f"{name}scale": "log", f"{name}lim": (ticks[0], ticks[-1])})
+            draw.plain_log(getattr(panel, f"{name}axis"), ticks)
+    _by_first(left, grid, ended, second)
+    draw.titles(left, "Error", first, y)
+    stopped = [each for each in tried if each.error is None]
+    _map(right, known, stopped)
+    marks = right.scatter(
+        [each.first for each in known], [each.second for each in known], c=[each.error for each in known],
+        cmap="viridis", s=62, zorder=3, edgecolors="white", linewidths=0.9,
+    )  # fmt: skip
+    bar = figure.colorbar(marks, ax=right, pad=0.02)
+    bar.set_label(y, fontsize=draw.MEDIUM, color=draw.GREY)
+    bar.ax.tick_params(labelsize=draw.SMALL, color=draw.GREY, labelcolor=draw.GREY)
+    bar.outline.set_visible(False)
+    draw.titles(right, "Where the trials lie", first, second)
+    told = "; ".join(f"{each.first:.3g}, {each.second:.3g}: {each.error:.3g}" for each in known)
+    figure.set_label(f"{y} by {first} and {second}: {told}; stopped early: {len(stopped)}.")
+    return figure
+
+
+def _by_first(panel: Axes, grid: Mapping[float, Sequence[float]], ended: Sequence[Tried], second: str) -> None:
+    if grid:
+        places = sorted(grid)
+        spread = [stdev(grid[place]) if len(grid[place]) > 1 else 0.0 for place in places]
+        look = {"color": draw.BLUE, "marker": "o", "markersize": 5, "linewidth": 1.7, "elinewidth": 1.2, "capsize": 2.5}
+        errors = [fmean(grid[place]) for place in places]
+        panel.errorbar(places, errors, yerr=spread, label=f"grid, {second} alike", **look)
+    if ended:
+        look = {"color": draw.VERMILION, "marker": "D", "s": 26, "edgecolors": "white", "linewidths": 0.8, "zorder": 4}
+        panel.scatter(
+            *zip(*((each.first, each.error) for each in ended), strict=True), label="search, both free", **look
+        )
+    panel.legend(fontsize=draw.SMALL, frameon=False, labelcolor=draw.INK)
+
+
+def _map(panel: Axes, known: Sequence[Tried], stopped: Sequence[Tried]) -> None:
+    """What lies under and around the coloured marks."""
+    panel.plot([0, 1], [0, 1], transform=panel.transAxes, color=draw.FAINT, linewidth=1, zorder=1)
+    look = {"facecolors": "white", "edgecolors": draw.GREY, "linewidths": 1, "s": 30, "zorder": 2}
+    panel.scatter([each.first for each in stopped], [each.second for each in stopped], **look)
+    best = min(known, key=lambda each: each.error)
+    ring = {"facecolors": "none", "edgecolors": draw.INK, "linewidths": 1.4, "s": 170, "zorder": 3}
+    panel.scatter(best.first, best.second, **ring)
+    style = {"fontsize": draw.SMALL, "color": draw.INK, "textcoords": "offset points", "va": "center"}
+    aside = (-12, 0) if best.first > panel.get_xlim()[1] / 3 else (12, 0)
+    side = "right" if aside[0] < 0 else "left"
+    panel.annotate(f"{best.error:.2f}", (best.first, best.second), aside, ha=side, **style)

@@ -24,7 +24,7 @@ from torch import Tensor
 from lead_ray.images.decoding import decode_shard
 from lead_ray.images.sampling import Sampling
 from lead_ray.images.shards import Manifest, Shard, read_manifest, select
-from lead_ray.machine import cores
+from lead_ray.machine import cores, sent
 
 RESIDENT_SHARE = 0.8  # of a device's free memory; the rest is for the network and its activations
 AHEAD = 8  # shards at least that are decoded before they are needed
@@ -94,7 +94,7 @@ def resident(plan: Sampling, lanes: tuple[int, ...], source: Source, decode: Dec
             if step % plan.steps_per_epoch == 0 and (now := plan.held(step // plan.steps_per_epoch, lanes)) != shards:
                 del pixels  # to make room
                 shards, pixels = now, load(now)
-            yield step, pixels[rows.to(device)], places
+            yield step, pixels[sent(rows, device)], places
 
     def images(first_step: int) -> Iterator[Batch]:
         shards = plan.held(first_step // plan.steps_per_epoch, lanes)
@@ -190,6 +190,10 @@ def free_memory(device: torch.device) -> float:
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(1024 * float(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    with suppress(OSError, ValueError):  # what a container may take
-        free = min(free, float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with suppress(OSError, ValueError, StopIteration):  # what a container may take; caches make way
+        group = Path("/sys/fs/cgroup")
+        most, taken = (float((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        lines = (group / "memory.stat").read_text().splitlines()
+        cache = next(float(line.split()[1]) for line in lines if line.startswith("inactive_file"))
+        free = min(free, most - taken + cache)
     return free

@@ -8,10 +8,10 @@ mistaken for it.
 import dataclasses
 import hashlib
 import json
-import os
 import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from lead_ray import storage
 from lead_ray.data.rows import BadImage, Crop, Reader, Record, render
-from lead_ray.images import shards
+from lead_ray.images import raw, shards
 from lead_ray.images.shards import Manifest, Shard, Split
 
 Encoding = Literal["jpeg", "png"]
@@ -44,7 +44,7 @@ def plan(reader: Reader, packing: Packing) -> tuple[list[dict], dict[str, int], 
     """
     lines: dict[str, dict[str, str]] = {}
     landmarks: dict[str, int] = {}
-    for record in reader.records():
+    for record in raw.records(reader):
         split = lines.setdefault(record.split, {})
         if record.image_id in split:
             raise ValueError(f"raw={str(reader.raw)!r}: {record.image_id} comes twice in split {record.split!r}")
@@ -90,27 +90,29 @@ def make_shard(item: dict, packing: Packing) -> dict:
     if note is not None and note[0] == item["digest"] and not note[1]:
         done = {"rows": note[2], "sha256": shards.file_sha256(path), "quarantined": [], "error": ""}
         return {"file": item["file"]} | done
-    for line in item["records"].splitlines():
-        record = Record.from_json(line, packing.raw)
-        try:
-            check_name(record, packing.raw)
-            rows.append(render(record, packing.crop, encoding=packing.encoding))
-        except BadImage as reason:
-            bad.append({"image_id": legible(record.image_id), "reason": legible(str(reason))})
+    records = [Record.from_json(line, packing.raw) for line in item["records"].splitlines()]
+    sha256, error = "", ""
     try:
-        sha256, error = shards.write_shard(path, rows, plan=item["digest"], quarantined=bad), ""
+        with closing(raw.contents(records, packing.raw)) as contents:
+            for record, content in zip(records, contents, strict=True):
+                try:
+                    check_name(record, packing.raw)
+                    rows.append(render(record, packing.crop, encoding=packing.encoding, content=content()))
+                except BadImage as reason:
+                    bad.append({"image_id": legible(record.image_id), "reason": legible(str(reason))})
+        sha256 = shards.write_shard(path, rows, plan=item["digest"], quarantined=bad)
     except OSError as failure:
-        sha256, error = "", str(failure)
+        error = str(failure)
     return {"file": item["file"], "rows": len(rows), "sha256": sha256, "quarantined": bad, "error": error}
 
 
-def check_name(record: Record, raw: Path) -> None:
+def check_name(record: Record, folder: Path) -> None:
     """What a list may name: a file below the raw folder. Links are followed, for many keep their pictures so.
 
     Raises: BadImage for a path that leads out of it by its words alone, and for a name that is no text.
     """
-    if not Path(os.path.normpath(record.path)).is_relative_to(os.path.normpath(raw)):
-        raise BadImage(f"is listed as {record.path}, which is not below {raw}")
+    if not raw.below(record.path, folder):
+        raise BadImage(f"is listed as {record.path}, which is not below {folder}")
     try:
         f"{record.image_id}{record.identity}".encode()
     except UnicodeEncodeError:
@@ -130,7 +132,7 @@ def describe(reader: Reader, packing: Packing) -> dict:
     kept = [f.name for f in dataclasses.fields(reader) if f.name != "raw" and f.metadata.get("matters", True)]
     options = {name: getattr(reader, name) for name in kept}
     crop = packing.crop
-    words = ["lead-ray", "prepare", reader.name, "--raw", str(reader.raw)]
+    words = ["lead-ray", "prepare", reader.name, "--raw", storage.uri(reader.raw)]
     defaults = {f.name: f.default for f in dataclasses.fields(reader)} | {"encoding": "jpeg", "size": 136}
     for key, value in (options | {"encoding": packing.encoding, "size": crop.size}).items():
         if value != defaults[key]:
@@ -138,7 +140,8 @@ def describe(reader: Reader, packing: Packing) -> dict:
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             else:
-                words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+                values = value if isinstance(value, tuple) else (value,)
+                words += [f"--{flag}", *(storage.uri(one) if isinstance(one, Path) else str(one) for one in values)]
     plain = {"settings": options | {"encoding": packing.encoding}, "protocol": dataclasses.asdict(crop)}
     plain = json.loads(json.dumps(plain, default=str))
     return {"dataset": reader.name, "size": crop.size, "command": shlex.join(words)} | plain

@@ -21,6 +21,7 @@ from lead_ray.landmarks.model import BATCH, LandmarkModel, ModelCard, encode, fr
 from lead_ray.landmarks.prediction import HeldOut, Judged, Scale, View, judge, truths, whole
 from lead_ray.machine import environment
 from lead_ray.models import weights
+from lead_ray.readouts.ensemble import fit_ensemble
 
 FOLDS = 5
 LEAST = 3  # annotated images; with fewer there is nothing to fit to once one is left out
@@ -60,7 +61,7 @@ def fit(
     if len(annotated) == 1:
         found: readout.Readout = readout.fit_matcher(blocks, points, visible)
     else:
-        found, _ = readout.fit_ensemble(blocks, points, visible, seed=seed)
+        found, _ = fit_ensemble(blocks, points, visible, seed=seed)
     judged = None
     if len(annotated) >= LEAST:
         unseen, hints = cross_validated(blocks, points, visible, placed, seed=seed)
@@ -105,7 +106,7 @@ def cross_validated(
         rest[out] = False
         there = visible[rest].any(0)
         own = [block[rest] for block in blocks]
-        ensemble, _ = readout.fit_ensemble(own, points[rest][:, there], visible[rest][:, there], seed=seed)
+        ensemble, _ = fit_ensemble(own, points[rest][:, there], visible[rest][:, there], seed=seed)
         known = np.zeros_like(placed)
         known[np.flatnonzero(placed)[there.numpy()]] = True
         parts.append((out, *whole(ensemble.read([block[out] for block in blocks]), known)))

@@ -15,7 +15,7 @@ from lead_ray.landmarks import calibration
 from lead_ray.landmarks.calibration import Calibration, Hints, Reliability
 from lead_ray.landmarks.framing import Frame, Framing
 from lead_ray.landmarks.labels import LabelledImage, Mark, Schema
-from lead_ray.landmarks.readout import Reading
+from lead_ray.readouts.ensemble import Reading
 
 SMALLEST = 0.1  # of the box: two predicted landmarks nearer to each other do not set a radius
 

@@ -26,6 +26,7 @@ from lead_ray.landmarks.model import encode, input_side
 from lead_ray.landmarks.prediction import HeldOut, Judged, Prediction, Scale, View, judge, predictions, truths, whole
 from lead_ray.landmarks.readout import Readout
 from lead_ray.models import weights
+from lead_ray.readouts.ensemble import fit_ensemble
 
 POINTS, MANY = 20, 10
 """Virtual points a landmark, and where there are more than 20 landmarks: a little less exact than fit()'s 50, and
@@ -125,7 +126,7 @@ def learn(blocks: list[Tensor], images: Sequence[LabelledImage], views: Sequence
     points, visible = torch.from_numpy(truth.points[:, placed]), torch.from_numpy(truth.visible[:, placed])
     if len(images) == 1:
         return Fitted(readout.fit_matcher(blocks, points, visible), placed, scale, None)
-    ensemble, seen = readout.fit_ensemble(blocks, points, visible, points=POINTS if points.shape[1] <= 20 else MANY)
+    ensemble, seen = fit_ensemble(blocks, points, visible, points=POINTS if points.shape[1] <= 20 else MANY)
     unseen, hints = whole(ensemble.read_by(blocks, ~seen), placed)
     return Fitted(ensemble, placed, scale, judge(unseen, hints, truth, views, scale))
 

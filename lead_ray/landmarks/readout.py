@@ -1,9 +1,7 @@
 """Landmarks read out of frozen features by something that also says how far off it may be.
 
 From one annotated image: the places whose descriptors are most like those annotated. From two: an ensemble of
-regressors, each of which has not seen some of the images; its mean is the landmark, its spread a measure of doubt.
-Features are blocks (see regressor.py). Points are (x, y), normalised: -1 and +1 are the centres of the first and last
-pixel of the network's input; so are spreads and widths.
+regressors (readouts/ensemble.py), whose conventions are also those here.
 """
 
 from collections.abc import Mapping
@@ -15,72 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from lead_ray import geometry
-from lead_ray.readouts import regression
-from lead_ray.readouts.descent import Annotated
-from lead_ray.readouts.regressor import CHUNK, Blocks, Regressor, responses
-from lead_ray.readouts.settings import RegressionSettings
+from lead_ray.readouts.ensemble import GRID, Ensemble, Reading, heat_width
+from lead_ray.readouts.regressor import CHUNK, Blocks
 
-MEMBERS = 8
-LEFT_OUT = 3  # of eight images, every member has not seen so many
-GRID = 24
-LARGEST = 2**26  # bytes of all members' convolutions; beyond, they get by with fewer virtual points
 PRIOR = 0.45  # standard deviation of a landmark about where it was annotated, normalised units
 SHARPNESS = 0.06  # temperature of a match's similarities
-
-
-class Reading(NamedTuple):
-    """Landmarks of n images, and what hints at their errors."""
-
-    points: Float[Tensor, "n k 2"]
-    spread: Float[Tensor, "n k"]
-    """Root mean square distance of the ensemble's members from their mean; 0 where there is no ensemble."""
-    width: Float[Tensor, "n k"]
-    """Root mean square distance of the heat map's mass from the point."""
-
-
-class Ensemble(NamedTuple):
-    """Several regressors in one."""
-
-    regressor: Regressor
-    """Of members * k landmarks, member by member."""
-    members: int
-    heat: tuple[Tensor, ...]
-    """Per block [k, c_l]: what responds to a landmark's surroundings, over all members."""
-
-    @torch.no_grad()
-    def read(self, blocks: Blocks) -> Reading:
-        """Raises: ValueError if the blocks are of other channels than those fitted on."""
-        every = torch.ones(self.members, len(blocks[0]), dtype=torch.bool, device=blocks[0].device)
-        return self.read_by(blocks, every)
-
-    @torch.no_grad()
-    def read_by(self, blocks: Blocks, counted: Bool[Tensor, "members n"]) -> Reading:
-        """read() by only the members that count for each image; NaN where none does, or for a spread less than two."""
-        found = self.regressor.predict(blocks).unflatten(1, (self.members, -1))
-        share = counted.mT[:, :, None].float()
-        count = share.sum(1)
-        points = (share[..., None] * found).sum(1) / count[..., None].where(count[..., None] > 0, torch.nan)
-        squares = (share * (found - points.unsqueeze(1)).square().sum(-1)).sum(1)
-        spread = (squares / (count - 1).where(count > 1, torch.nan)).sqrt()
-        sharpened = [self.regressor.temperature * weight for weight in self.heat]
-        parts = zip(points.split(CHUNK), *(block.split(CHUNK) for block in blocks), strict=True)
-        width = [heat_width(responses(part, sharpened, grid=GRID).transpose(0, 1), at) for at, *part in parts]
-        return Reading(points, spread, torch.cat(width))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a file holds of it; from_tensors() makes it anew."""
-        parts = {"linear": self.regressor.linear, "bias": self.regressor.bias}
-        for level, (weight, heat) in enumerate(zip(self.regressor.weights, self.heat, strict=True)):
-            parts |= {f"weight{level}": weight, f"heat{level}": heat}
-        scalars = {"members": self.members, "temperature": self.regressor.temperature, "grid": self.regressor.grid}
-        return parts | {name: torch.tensor(float(value)) for name, value in scalars.items()}
-
-    @classmethod
-    def from_tensors(cls, kept: Mapping[str, Tensor]) -> "Ensemble":
-        weights = _levels(kept, "weight")
-        grid, members = int(kept["grid"]), int(kept["members"])
-        regressor = Regressor(weights, kept["linear"], kept["bias"], float(kept["temperature"]), grid)
-        return cls(regressor, members, _levels(kept, "heat"))
 
 
 class Matcher(NamedTuple):
@@ -125,7 +62,9 @@ class Matcher(NamedTuple):
 
     @classmethod
     def from_tensors(cls, kept: Mapping[str, Tensor]) -> "Matcher":
-        return cls(_levels(kept, "query"), kept["centres"])
+        """Raises: KeyError if something is missing."""
+        levels = range(sum(name.startswith("query") for name in kept))
+        return cls(tuple(kept[f"query{level}"] for level in levels), kept["centres"])
 
 
 Readout = Ensemble | Matcher
@@ -139,7 +78,8 @@ def from_tensors(kept: Mapping[str, Tensor]) -> Readout:
 
 def fit_matcher(blocks: Blocks, landmarks: Float[Tensor, "n k 2"], visible: Bool[Tensor, "n k"]) -> Matcher:
     """Raises: ValueError if a landmark is visible nowhere."""
-    _check(visible)
+    if missing := (~visible.any(0)).nonzero().flatten().tolist():
+        raise ValueError(f"landmarks {missing} are visible in no annotated image; annotate more or drop them")
     places = landmarks.where(visible.unsqueeze(-1), 0)
     count = visible.sum(0).unsqueeze(-1)
     queries = []
@@ -151,76 +91,7 @@ def fit_matcher(blocks: Blocks, landmarks: Float[Tensor, "n k 2"], visible: Bool
     return Matcher(tuple(queries), places.sum(0) / count)
 
 
-def fit_ensemble(
-    blocks: Blocks,
-    landmarks: Float[Tensor, "n k 2"],
-    visible: Bool[Tensor, "n k"],
-    *,
-    members: int = MEMBERS,
-    points: int = 50,
-    seed: int = 0,
-) -> tuple[Ensemble, Bool[Tensor, "members n"]]:
-    """An ensemble, and which images each of its members has seen.
-
-    Every member leaves out three images of eight, every image is left out by about as many members; whoever would
-    be left without a landmark sees one more image. Points: virtual points a landmark, of every member, at most.
-    Raises: ValueError if a landmark is visible nowhere, or there are fewer than two images.
-    """
-    _check(visible)
-    if len(landmarks) < 2:
-        raise ValueError(f"an ensemble needs at least 2 annotated images, got {len(landmarks)}")
-    marks, channels = landmarks.shape[1], sum(block.shape[1] for block in blocks)
-    affordable = LARGEST // (4 * members * marks * channels)
-    settings = RegressionSettings(grid=GRID, points=max(4, min(points, affordable)))
-    seen = _design(visible, members, seed)
-    sets = []
-    for member, own in enumerate(seen):
-        rows = own.nonzero().flatten()
-        generator = torch.Generator().manual_seed(members * seed + member)
-        sets.append(Annotated(rows, landmarks[rows], visible[rows], generator))
-    fitted = regression.fit_many(blocks, sets, settings)
-    weights = tuple(torch.cat(level) for level in zip(*(each.weights for each in fitted), strict=True))
-    linear, bias = torch.cat([each.linear for each in fitted]), torch.cat([each.bias for each in fitted])
-    heat = tuple(weight.unflatten(0, (members, marks, -1)).mean((0, 2)) for weight in weights)
-    joined = Regressor(weights, linear, bias, settings.temperature, settings.grid)
-    return Ensemble(joined, members, heat), seen
-
-
-def _design(visible: Bool[Tensor, "n k"], members: int, seed: int) -> Bool[Tensor, "members n"]:
-    """Which images every member sees: runs of one random order are left out, the next member's after the last's."""
-    count = len(visible)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(visible.device)
-    left = LEFT_OUT * count // 8
-    seen = torch.ones(members, count, dtype=torch.bool, device=visible.device)
-    for member in range(members):
-        run = (torch.arange(left, device=visible.device) + member * left) % count
-        seen[member, order[run]] = False
-        for mark in (~visible[seen[member]].any(0)).nonzero().flatten().tolist():
-            shown = order[visible[order, mark]]
-            seen[member, shown[member % len(shown)]] = True
-    return seen
-
-
-def _check(visible: Tensor) -> None:
-    if missing := (~visible.any(0)).nonzero().flatten().tolist():
-        raise ValueError(f"landmarks {missing} are visible in no annotated image; annotate more or drop them")
-
-
 def _centred(block: Tensor) -> Tensor:
     """Without the image's mean, which says what the image is and not where its parts are."""
     block = block.float()
     return block - block.mean((2, 3), keepdim=True)
-
-
-def heat_width(logits: Float[Tensor, "n k h w"], points: Float[Tensor, "n k 2"]) -> Float[Tensor, "n k"]:
-    """Root mean square distance of a heat map's mass from the points."""
-    height, width = logits.shape[-2:]
-    grid = geometry.identity_grid(height=height, width=width, device=logits.device).flatten(0, 1)
-    mass = logits.flatten(2).softmax(-1)
-    # E|x - p|^2 = E|x|^2 - 2 p . E x + |p|^2, with no [n, k, cells] of distances.
-    second = mass @ grid.square().sum(-1)
-    return (second - 2 * (points * (mass @ grid)).sum(-1) + points.square().sum(-1)).clamp(min=0).sqrt()
-
-
-def _levels(kept: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
-    return tuple(kept[f"{name}{level}"] for level in range(sum(key.startswith(name) for key in kept)))

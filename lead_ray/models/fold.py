@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from lead_ray.models import fused
-from lead_ray.models.trunk import Trunk
+from lead_ray.models.trunk import Block, Trunk
 
 
 @torch.no_grad()
@@ -23,8 +22,8 @@ def folded(trunk: Trunk) -> Trunk:
     copied = copy.deepcopy(trunk).eval().requires_grad_(False)
     _fold(copied, "conv1", "bn1")
     for module in copied.modules():
-        if isinstance(module, (BasicBlock, Bottleneck)):
-            for number in range(1, 4 if isinstance(module, Bottleneck) else 3):
+        if isinstance(module, Block):
+            for number in range(1, 1 + module.count):
                 _fold(module, f"conv{number}", f"bn{number}")
             if module.downsample is not None:
                 _fold(module.downsample, "0", "1")

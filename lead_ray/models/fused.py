@@ -8,20 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lead_ray.models.trunk import LAYERS, Trunk
+from lead_ray.machine import native_bf16
+from lead_ray.models.trunk import LAYERS, Block, Trunk
 
 OPERATOR = "_convolution_pointwise"  # torch's own name, not a public one: where it is missing, nothing is fused
 
 
 def usable(device: torch.device, precision: torch.dtype | None) -> bool:
     """Whether this machine and this torch can, and it pays."""
-    return (
-        device.type == "cpu"
-        and precision == torch.bfloat16
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, OPERATOR)
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    fitting = device.type == "cpu" and precision == torch.bfloat16
+    return fitting and native_bf16("cpu") and hasattr(torch.ops.mkldnn, OPERATOR)
 
 
 @torch.no_grad()
@@ -39,10 +35,9 @@ def blocks(trunk: Trunk, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
     return found
 
 
-def _residual(block: nn.Module, features: Tensor) -> Tensor:
-    """A BasicBlock or Bottleneck."""
+def _residual(block: Block, features: Tensor) -> Tensor:
     shortcut = features if block.downsample is None else _convolved(block.downsample[0], features, "none")
-    *first, last = (getattr(block, name) for name in ("conv1", "conv2", "conv3") if hasattr(block, name))
+    *first, last = (getattr(block, f"conv{number}") for number in range(1, 1 + block.count))
     for convolution in first:
         features = _convolved(convolution, features, "relu")
     operator = getattr(torch.ops.mkldnn, OPERATOR).binary

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import isqrt
 from pathlib import Path
+from types import ModuleType
 
 import torch
-import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -104,6 +104,10 @@ def as_map(output: Tensor, *, channels_last: bool = False) -> Float[Tensor, "b c
     Raises: ValueError if it is neither a map nor tokens.
     """
     if output.dim() == 4:
+        if not channels_last and output.shape[1] == output.shape[2] != output.shape[3]:
+            raise ValueError(
+                f"teacher.layers gave {list(output.shape)}, which looks like [b, h, w, c]: set teacher.channels_last"
+            )
         return output.permute(0, 3, 1, 2) if channels_last else output
     if output.dim() != 3:
         raise ValueError(f"teacher.layers must name maps [b, c, h, w] or tokens [b, n, c], got {list(output.shape)}")
@@ -185,7 +189,7 @@ def _file(settings: TeacherSettings) -> Path | None:
     """
     if settings.weights is not None or settings.random or settings.network.startswith("timm/"):
         return settings.weights
-    url = torchvision.models.get_model_weights(settings.network).DEFAULT.url
+    url = _torchvision().get_model_weights(settings.network).DEFAULT.url
     kept = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not kept.exists():
         raise FileNotFoundError(
@@ -214,9 +218,17 @@ def _maker(network: str) -> tuple[Callable[[bool], nn.Module], str]:
                 ) from error
 
         return make, name
-    if library or name not in torchvision.models.list_models():
+    models = _torchvision()
+    if library or name not in models.list_models():
         raise ValueError(
             f"teacher.network must be a model of torchvision, such as resnet50 or vit_b_16, timm/NAME, or an encoder's "
             f"file, got {network!r}"
         )
-    return lambda _: torchvision.models.get_model(name, weights=None), name
+    return lambda _: models.get_model(name, weights=None), name
+
+
+def _torchvision() -> ModuleType:
+    """Imported only where it is needed: that takes as long as importing torch."""
+    from torchvision import models
+
+    return models

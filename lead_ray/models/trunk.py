@@ -4,13 +4,13 @@ Parameter names are torchvision's, so its checkpoints (and those of the self-sup
 load by name; at width 1 the output equals torchvision's network without its classifier.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
@@ -66,7 +66,55 @@ class Trunk(nn.Module):
         return blocks
 
 
-def _layer(block: type, channels: int, width: int, count: int, stride: int) -> nn.Sequential:
+class Block(nn.Module):
+    """Convolutions beside a shortcut: x -> relu(f(x) + shortcut(x)).
+
+    Its own rather than torchvision's, whose import takes every command as long as torch's own.
+    """
+
+    expansion: ClassVar[int]
+    """Channels that come out over those within."""
+
+    def __init__(self, sizes: Sequence[tuple[int, int, int, int]], shortcut: nn.Module | None):
+        """Sizes: channels in, channels out, kernel, stride of every convolution."""
+        super().__init__()
+        for number, (channels, width, kernel, stride) in enumerate(sizes, start=1):
+            convolution = nn.Conv2d(channels, width, kernel, stride=stride, padding=kernel // 2, bias=False)
+            self.add_module(f"conv{number}", convolution)
+            self.add_module(f"bn{number}", nn.BatchNorm2d(width))
+        self.count = len(sizes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut
+
+    def forward(self, features: Tensor) -> Tensor:
+        shortcut = features if self.downsample is None else self.downsample(features)
+        for number in range(1, 1 + self.count):
+            features = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(features))
+            if number < self.count:
+                features = self.relu(features)
+        features += shortcut
+        return self.relu(features)
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions."""
+
+    expansion = 1
+
+    def __init__(self, channels: int, width: int, stride: int, shortcut: nn.Module | None):
+        super().__init__([(channels, width, 3, stride), (width, width, 3, 1)], shortcut)
+
+
+class Bottleneck(Block):
+    """1x1, 3x3 and 1x1; the stride is the second's (ResNet v1.5, as torchvision has it)."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, width: int, stride: int, shortcut: nn.Module | None):
+        super().__init__([(channels, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1)], shortcut)
+
+
+def _layer(block: type[Block], channels: int, width: int, count: int, stride: int) -> nn.Sequential:
     shortcut = None
     if stride != 1 or channels != width * block.expansion:
         shortcut = nn.Sequential(
@@ -74,7 +122,7 @@ def _layer(block: type, channels: int, width: int, count: int, stride: int) -> n
             nn.BatchNorm2d(width * block.expansion),
         )
     first = block(channels, width, stride, shortcut)
-    return nn.Sequential(first, *(block(width * block.expansion, width) for _ in range(count - 1)))
+    return nn.Sequential(first, *(block(width * block.expansion, width, 1, None) for _ in range(count - 1)))
 
 
 def pooled(blocks: list[Tensor]) -> Float[Tensor, "b c"]:

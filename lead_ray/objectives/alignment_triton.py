@@ -27,11 +27,13 @@ TILE = 64
 """Locations of either image in a tile; a multiple of 16."""
 CHUNK = 32
 """Channels that are multiplied at a time."""
+WIDEST = 256
+"""Channels of which a tile of gradients fits the registers of a GPU's multiprocessor."""
 
 
-def usable(device: torch.device, precision: torch.dtype) -> bool:
+def usable(device: torch.device, precision: torch.dtype, channels: int) -> bool:
     """Whether blocked_alignment() leaves the work to these kernels; LEAD_RAY_TRITON=0 in the environment forbids it."""
-    return device.type == "cuda" and precision == torch.float32 and has_triton()
+    return device.type == "cuda" and precision == torch.float32 and channels <= WIDEST and has_triton()
 
 
 def compiled(function: Callable) -> Callable:

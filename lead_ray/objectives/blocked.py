@@ -67,7 +67,7 @@ def blocked_alignment(
     wanted = torch.is_grad_enabled() and (student_a.requires_grad or student_b.requires_grad)
     a, b = (student.flatten(2).mT for student in (student_a, student_b))
     with torch.autocast(device, enabled=False):
-        if alignment_triton.usable(student_a.device, precision):
+        if alignment_triton.usable(student_a.device, precision, student_a.shape[1]):
             parts = ([block.to(precision) for block in blocks] for blocks in (blocks_a, blocks_b))
             factors = similarity_factors(*parts, size_a=size_a, size_b=size_b, normalisation=normalisation)
             units = (F.normalize(each.to(precision), dim=2) for each in (a, b))

@@ -112,7 +112,7 @@ class Moco(nn.Module):
         Every worker makes the keys of images that the workers dealt out among them, like cards: were query and key
         computed in the same BatchNorm batch, its statistics would give the key away (shuffling BN). Dealing a batch
         that is random already is as good as shuffling it, and needs no random numbers. One worker alone has one
-        batch: nothing to shuffle.
+        batch, whose statistics query and key share: CL trained on four.
         """
         trunk, head = self.key
         rank = dist.get_rank() if dist.is_initialized() else 0

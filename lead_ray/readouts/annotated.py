@@ -78,7 +78,8 @@ def _of_copies(
         begin = sum(len(blocks[0]) for blocks in held)
         held.append(features.extract(encoder, pixels.to(device), cropped=True))
         seen = visible[rows].repeat_interleave(draw.copies, dim=0)
-        sets.append(_annotated(torch.arange(begin, begin + len(pixels)), moved, seen, generator, device))
+        made = torch.arange(begin, begin + len(pixels))
+        sets.append(_annotated(made, moved, seen, generator, device)._replace(copies=draw.copies))
         if sum(block.nbytes for blocks in held for block in blocks) >= POOL:
             yield [torch.cat(level) for level in zip(*held, strict=True)], sets
             held, sets = [], []

@@ -69,7 +69,7 @@ def train_head(blocks: Blocks, given: Annotated, settings: RegressionSettings) -
 
     Raises: ValueError if the loss stops being finite.
     """
-    images, landmarks, visible, generator = given
+    images, landmarks, visible, generator, _ = given
     channels = [block.shape[1] for block in blocks]
     device = landmarks.device
     head = ConvolutionHead(channels, landmarks.shape[1], settings, torch.Generator().manual_seed(seed_of(generator)))

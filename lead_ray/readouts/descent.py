@@ -27,11 +27,13 @@ class Annotated(NamedTuple):
     """What one regressor learns from."""
 
     images: Int64[Tensor, " n"]
-    """Which of the blocks' images; copies of one image should follow each other."""
+    """Which of the blocks' images."""
     landmarks: Float[Tensor, "n k 2"]
     visible: Bool[Tensor, "n k"]
     generator: torch.Generator
     """Every random number of this regressor comes from it."""
+    copies: int = 1
+    """So many images in a row are copies of one."""
 
     def checked(self) -> "Annotated":
         """The same, with hidden landmarks at 0: they may be anything, NaN included.

@@ -55,11 +55,12 @@ def fit_detectors(
     folds: int,
     generator: torch.Generator,
     shrinkages: Sequence[float] = SHRINKAGES,
+    copies: int = 1,
 ) -> Start:
     """The regressor before any gradient step.
 
-    Images: which of the blocks' are annotated. Folds are runs of consecutive ones, so copies of one image that
-      follow each other stay together. Shrinkages: the best of several is searched for.
+    Images: which of the blocks' are annotated; so many in a row are copies of one image, and never judge each other.
+      Folds are runs of consecutive ones. Shrinkages: the best of several is searched for.
 
     Raises: ValueError if a feature is not finite.
     """
@@ -72,7 +73,9 @@ def fit_detectors(
     if not correlation.isfinite().all():
         raise ValueError("blocks hold values that are not finite; check the encoder, or store float32")
     deviation = torch.cat(deviations)
-    fold = torch.arange(count, device=device) * min(folds, count) // count
+    source = torch.arange(count, device=device) // copies
+    sources = int(source[-1]) + 1
+    fold = source * min(folds, sources) // sources
     means = _means_without_fold(blocks, images, landmarks, visible, offsets, fold)
     whitened = (means / deviation).flatten(0, 1).mT
     identity = torch.eye(len(correlation), device=device)
@@ -84,13 +87,13 @@ def fit_detectors(
         error = 0.0
         if len(shrinkages) > 1:
             unseen = _unseen_points(blocks, images, candidate, fold, sample, marks, grid, temperature)
-            error = ridge(unseen, landmarks[sample], visible[sample]).error
+            error = ridge(unseen, landmarks[sample], visible[sample], source[sample]).error
         if best is None or error < best[0]:
             best = error, candidate, shrinkage
     _, weights, shrinkage = best
     every = torch.arange(count, device=device)
     unseen = _unseen_points(blocks, images, weights, fold, every, marks, grid, temperature)
-    linear, bias, _ = ridge(unseen, landmarks, visible)
+    linear, bias, _ = ridge(unseen, landmarks, visible, source)
     regressor = Regressor(tuple(weight[-1] for weight in weights), linear, bias, temperature, grid)
     return Start(regressor, deviations, shrinkage)
 
@@ -124,10 +127,16 @@ def correlations(blocks: Blocks, *, grid: int) -> tuple[list[Float[Tensor, " _"]
     return parts, covariance / deviation / deviation[:, None]
 
 
-def ridge(inputs: Float[Tensor, "k n m"], landmarks: Float[Tensor, "n k 2"], visible: Bool[Tensor, "n k"]) -> Ridge:
+def ridge(
+    inputs: Float[Tensor, "k n m"],
+    landmarks: Float[Tensor, "n k 2"],
+    visible: Bool[Tensor, "n k"],
+    source: Int64[Tensor, " n"] | None = None,
+) -> Ridge:
     """Affine ridge regression per landmark, with one penalty for all of least leave-one-out error.
 
-    The residual of image i when it is left out is its residual / (1 - leverage of i): no refitting.
+    Source: the image that each is a copy of; all copies of one are left out together, if there are several images.
+    The residuals of what is left out are (1 - H)^-1 times its residuals, H its part of the hat matrix: no refitting.
     """
     used = visible.mT.unsqueeze(-1).double()
     count = used.sum(1, keepdim=True)
@@ -137,11 +146,21 @@ def ridge(inputs: Float[Tensor, "k n m"], landmarks: Float[Tensor, "n k 2"], vis
     eigenvalues, basis = torch.linalg.eigh(x.mT @ x)
     rotated, target = x @ basis, (x @ basis).mT @ y
     scale = eigenvalues.mean().clamp(min=1e-12)
+    together = [] if source is None else [(source == image).nonzero().flatten() for image in source.unique()]
     best = None
     for penalty in PENALTIES:
         inverse = 1 / (eigenvalues.clamp(min=0) + penalty * scale).unsqueeze(1)
-        leverage = 1 / count + (rotated.square() * inverse).sum(-1, keepdim=True)
-        residual = (y - rotated @ (inverse.mT * target)) / (1 - leverage).clamp(min=1e-6)
+        residual = y - rotated @ (inverse.mT * target)
+        if 1 < len(together) < len(y[0]):
+            for rows in together:
+                part, own = rotated[:, rows], used[:, rows]
+                hat = own * own.mT / count + (part * inverse) @ part.mT
+                # Singular, but for this, where only these copies show a landmark.
+                rest = (1 + 1e-9) * torch.eye(len(rows)).to(hat) - hat
+                residual[:, rows] = torch.linalg.solve(rest, residual[:, rows])
+        else:
+            leverage = 1 / count + (rotated.square() * inverse).sum(-1, keepdim=True)
+            residual = residual / (1 - leverage).clamp(min=1e-6)
         error = float((residual.norm(dim=-1, keepdim=True) * used).sum() / used.sum())
         if best is None or error < best[0]:
             best = error, basis @ (inverse.mT * target)

@@ -5,7 +5,6 @@ Features are blocks (see regressor.py), computed once by a frozen encoder. Landm
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -18,7 +17,6 @@ from lead_ray import geometry, metrics
 from lead_ray.readouts.convolution_head import Fitted, train_head
 from lead_ray.readouts.descent import Annotated, most_together, train
 from lead_ray.readouts.detectors import SHRINKAGES, Start, fit_detectors
-from lead_ray.readouts.ensemble import resamples
 from lead_ray.readouts.regressor import Blocks, Regressor, random_start
 from lead_ray.readouts.settings import RegressionSettings
 
@@ -84,33 +82,6 @@ def _fitted(
         yield from zip(some, found, strict=True)
 
 
-def fit_ensemble(
-    blocks: Blocks,
-    landmarks: Float[Tensor, "n k 2"],
-    settings: RegressionSettings,
-    members: int = 8,
-    seed: int = 0,
-    *,
-    visible: Bool[Tensor, "n k"] | None = None,
-) -> list[Fitted]:
-    """Regressors of bootstrap resamples of the annotated images, trained together; see ensemble.agreement().
-
-    The closed form chooses its shrinkage once, on all images; so eight members cost about three regressors.
-
-    Raises: ValueError if members < 1, and as fit().
-    """
-    if members < 1:
-        raise ValueError(f"members must be >= 1, got {members}")
-    whole = _all_of(blocks, landmarks, visible, torch.Generator().manual_seed(seed)).checked()
-    if settings.start == "detectors" and settings.shrinkage is None:
-        settings = replace(settings, shrinkage=closed_form(blocks, whole, settings).shrinkage)
-    sets = [
-        Annotated(*(values[rows.to(values.device)] for values in whole[:3]), generator)
-        for rows, generator in resamples(whole.visible, members, seed)
-    ]
-    return fit_many(blocks, sets, settings)
-
-
 def _all_of(blocks: Blocks, landmarks: Tensor, visible: Tensor | None, generator: torch.Generator) -> Annotated:
     """All of the blocks' images as one set."""
     if counts := sorted({len(block) for block in blocks} - {len(landmarks)}):
@@ -143,6 +114,7 @@ def closed_form(blocks: Blocks, given: Annotated, settings: RegressionSettings) 
         temperature=settings.temperature,
         folds=settings.folds,
         generator=given.generator,
+        copies=given.copies,
         shrinkages=(settings.shrinkage,) if settings.shrinkage else SHRINKAGES,
     )
 

@@ -44,7 +44,8 @@ def torchvision_view(settings: ViewSettings, view: int) -> Callable[[Tensor], Te
 
 def torchvision_views(images: Tensor, settings: ViewSettings) -> tuple[Tensor, Tensor]:
     """Both views of uint8 images [n, 3, h, w], image by image as a data loader's worker makes them."""
-    a, b = (torch.stack([torchvision_view(settings, view)(image) for image in images]) for view in (0, 1))
+    transforms = [torchvision_view(settings, view) for view in (0, 1)]
+    a, b = (torch.stack([transform(image) for image in images]) for transform in transforms)
     return a, b
 
 

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lead_ray import train
+from lead_ray.machine import quick_products
+from lead_ray.models import fused
 from lead_ray.models.fpn import Fpn
 from lead_ray.models.heads import DenseProjector
 from lead_ray.models.hypercolumn import Blocks
@@ -60,7 +62,8 @@ class NaiveAlign(nn.Module):
         with torch.no_grad():
             teachers = [self.target(view) for view in (view_a, view_b)]
         students = [self.head(self.fpn(self.trunk(view))) for view in (view_a, view_b)]
-        with torch.autocast(view_a.device.type, enabled=False):
+        kind = view_a.device.type
+        with quick_products(kind, torch.is_autocast_enabled(kind)), torch.autocast(kind, enabled=False):
             return {"loss": naive_alignment(*teachers, *students, self.settings)}
 
 
@@ -113,7 +116,8 @@ class Stage2(Bench):
         return Candidate(
             name=name + ", compiled" * compiled,
             call=lambda: train.train_step(network, optimizer, views, precision),
-            precision=None if compiled else precision,  # torch does not count the operations of what it has compiled
+            # Torch does not count the operations of what it has compiled, or fused.
+            precision=None if compiled or (kind is Align and fused.usable(device, precision)) else precision,
         )
 
     def losses(self, device: torch.device) -> list[Candidate]:

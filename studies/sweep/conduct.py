@@ -1,5 +1,6 @@
 """Carry out an agenda: in this process, or as trials of Ray Tune on a cluster."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -7,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lead_ray import ingest, launch, storage
+from lead_ray import ingest, storage
 from lead_ray.machine import cores
+from lead_ray.resources import wants_gpus
 from sweep import trial
 from sweep.agenda import Agenda
 from sweep.plan import Task
@@ -58,6 +60,9 @@ def on_ray(agenda: Agenda, place: Place, show: Callable[[], None], callbacks: li
     if agenda.over:
         show()
         return
+    # Trainings and read-outs share a machine's cores: threads that wait must sleep. Spinning, two on a core that is
+    # busy took forty times as long as one. Read as a process loads torch, so it must be there before a cluster starts.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     ingest.connect()
     import ray
     from ray import cloudpickle, tune
@@ -66,17 +71,11 @@ def on_ray(agenda: Agenda, place: Place, show: Callable[[], None], callbacks: li
         cloudpickle.register_pickle_by_value(module)
 
     def asked(config: dict[str, Any]) -> "tune.PlacementGroupFactory":
-        if config["jobs"][0].kind != "measure":
-            return tune.PlacementGroupFactory([{"CPU": LEAST_CPU}])
-        gpus = place.device != "cpu" and ray.cluster_resources().get("GPU") and place.readout_gpus
-        return tune.PlacementGroupFactory([{"CPU": 0.5} | ({"GPU": gpus} if gpus else {})])
+        return tune.PlacementGroupFactory([needs(config["jobs"][0].kind, place, ray.cluster_resources())])
 
     def trainings() -> int:
         """Looked up anew: the cluster may have grown."""
-        if place.at_once:
-            return place.at_once
-        have = ray.cluster_resources()
-        return int(have["GPU"] // place.workers) if launch.wants_gpus(place.device, place.workers, have) else 1
+        return room(place, ray.cluster_resources())
 
     class Watch(Unsaved, tune.Callback):
         def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
@@ -103,6 +102,21 @@ def on_ray(agenda: Agenda, place: Place, show: Callable[[], None], callbacks: li
     show()
     if not agenda.over:
         raise KeyboardInterrupt
+
+
+def needs(kind: str, place: Place, have: dict[str, float]) -> dict[str, float]:
+    """What a trial asks for of a cluster that has so much; GPUs of a training, whole ones, its own workers ask for."""
+    if kind != "measure":
+        return {"CPU": LEAST_CPU}
+    gpus = place.readout_gpus if place.device != "cpu" and have.get("GPU") else 0
+    return {"CPU": 0.5} | ({"GPU": gpus} if gpus else {})
+
+
+def room(place: Place, have: dict[str, float]) -> int:
+    """How many trainings run at a time on a cluster that has so much."""
+    if place.at_once:
+        return place.at_once
+    return int(have["GPU"] // place.workers) if wants_gpus(place.device, place.workers, have) else 1
 
 
 class Unsaved:

@@ -1,6 +1,6 @@
 """Tables from what was measured: every cell a mean over seeds beside what the paper printed, and where it came from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
@@ -75,13 +75,14 @@ class Kept:
     row: str
     column: str
     file: Path
-    value: float
+    value: float | None
+    """None: the file is not there yet."""
     commit: str | None
     group: str = ""
     run = None
 
     def values(self) -> list[float]:
-        return [self.value]
+        return [] if self.value is None else [self.value]
 
     def failure(self, notes: Path) -> str | None:
         return None
@@ -117,6 +118,8 @@ class Sheet:
     printed: dict[tuple[str, str], Printed] | None = None
     """By row and column."""
     note: str = ""
+    quoted: frozenset[str] = frozenset()
+    """Rows that the paper took from other publications: nothing here fills them."""
 
 
 def sheets() -> dict[str, Sheet]:
@@ -130,7 +133,11 @@ def sheets() -> dict[str, Sheet]:
         }
         columns = [Column(name, table["unit"], table["better"]) for name in table["columns"]]
         rows = [(row["group"], row["label"]) for row in table["rows"]]
-        found[number] = Sheet(f"Table {number}. {table['title']}", columns, rows, printed, table["note"])
+        quoted = [row["label"] for row in table["rows"] if row.get("quoted")]
+        said = f"The paper quotes {', '.join(quoted)} from others." if quoted else ""
+        note = " ".join(filter(None, (table["note"], said)))
+        title = f"Table {number}. {table['title']}"
+        found[number] = Sheet(title, columns, rows, printed, note, frozenset(quoted))
     return found
 
 
@@ -142,12 +149,21 @@ class Filled:
     record: list[dict[str, Any]]
 
 
-def fill(sheet: Sheet, entries: Entries, notes: Path, *, caption: str = "", beside: Path | None = None) -> Filled:
+def fill(
+    sheet: Sheet,
+    entries: Entries,
+    notes: Path,
+    *,
+    caption: str = "",
+    beside: Path | None = None,
+    places: Mapping[str, str] | None = None,
+) -> Filled:
     """Put what is measured into a table; a cell of which nothing is measured is blank, or says why its trial failed.
 
     Args:
         notes: where failures are kept.
         beside: the folder that the table is written to, if links to the runs are wanted.
+        places: words for folders, which take their place in reasons.
     """
     own = [(entry.group, entry.row) for entry in entries if entry.row not in {label for _, label in sheet.rows}]
     rows, record = [], []
@@ -156,7 +172,7 @@ def fill(sheet: Sheet, entries: Entries, notes: Path, *, caption: str = "", besi
         values = []
         for column in sheet.columns:
             of_cell = [entry for entry in of_row if entry.column == column.name]
-            values.append(_cell(of_cell, notes))
+            values.append(_cell(of_cell, notes, places or {}))
             record += [_told(entry) for entry in of_cell if entry.values()]
         printed = [sheet.printed.get((label, column.name)) for column in sheet.columns] if sheet.printed else ()
         rows.append(Row(label, group, values, printed=printed, links=_links(of_row, beside)))
@@ -192,14 +208,18 @@ def _values(entries: Entries) -> list[float]:
     return groups[0] if len(groups) == 1 else [fmean(group) for group in groups]
 
 
-def _cell(entries: Entries, notes: Path) -> Cell | Failed | None:
+def _cell(entries: Entries, notes: Path, places: Mapping[str, str]) -> Cell | Failed | None:
     if values := _values(entries):
         networks = sum(bool(entry.values()) for entry in entries)
         spread = stdev(values) if len(values) > 1 else None
         return Cell(fmean(values), spread, len(values), of_one=networks == 1)
     reasons = (entry.failure(notes) for entry in entries)
     reason = next((reason for reason in reasons if reason is not None), None)
-    return None if reason is None else Failed(reason)
+    if reason is None:
+        return None
+    for folder, word in places.items():
+        reason = reason.replace(folder, word)
+    return Failed(reason)
 
 
 def _told(entry: Entry | Kept) -> dict[str, Any]:

@@ -82,11 +82,15 @@ class Train(Task):
 
     @property
     def title(self) -> str:
-        objective = self.stage.objective
-        parts = (getattr(objective, name, None) for name in ("fpn", "decoder", "network"))
-        dims = [f"{part.dim}-d" for part in parts if part is not None]
-        told = [self.stage.kind, self.stage.name, type(objective).__name__.removesuffix("Settings").lower(), *dims]
-        return " ".join([*told, f"seed {self.stage.seed}"])
+        dims = [f"{self.dim}-d"] if self.dim else []
+        objective = type(self.stage.objective).__name__.removesuffix("Settings").lower()
+        return " ".join([self.stage.kind, self.stage.name, objective, *dims, f"seed {self.stage.seed}"])
+
+    @property
+    def dim(self) -> int | None:
+        """Channels of a compact map; None of stage 1."""
+        parts = (getattr(self.stage.objective, name, None) for name in ("fpn", "decoder", "network"))
+        return next((part.dim for part in parts if part is not None), None)
 
     @property
     def data(self) -> Path:

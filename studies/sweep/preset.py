@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from lead_ray.evaluate import Evaluate
 from lead_ray.readouts.settings import RegressionSettings
 from recipes import Stage1, Stage2
+from sweep.pace import Size
 from sweep.plan import LATER, Encoder, Measure, Train
 
 Method = Literal["LEAD", "CL", "DVE"]
@@ -55,8 +56,8 @@ class Preset(ABC):
     """By the paper's names."""
     pairs: ClassVar[TestSet]
     """Whose images are matched."""
-    sizes: ClassVar[dict[str, int]] = {}
-    """Images of data sets that may not be prepared yet, for estimates."""
+    sizes: ClassVar[dict[str, Size]] = {}
+    """Of data sets that may not be prepared yet, for estimates."""
 
     def prepare(self) -> None:  # noqa: B027 (most have nothing to do)
         """Make the data that can be made here; other folders are prepared by `lead-ray prepare`."""

@@ -1,11 +1,13 @@
 """What every study does: say what it would do, do it, and leave its tables."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from lead_ray import storage
@@ -75,6 +77,11 @@ class Study:
         return storage.absolute(self.out) / "studies"
 
 
+def paces(study: Study) -> Paces:
+    """How long its tasks should take."""
+    return Paces(study.out, study.notes, tflops=study.tflops, sizes=study.chosen().sizes)
+
+
 def carry_out(study: Study, name: str, entries: Sequence[Entry], *, source: Source | None = None) -> bool:
     """Measure, and train, what is not done yet; False if only the plan was asked for."""
     callbacks = loggers(study.watch, name, workers=study.workers)
@@ -82,14 +89,13 @@ def carry_out(study: Study, name: str, entries: Sequence[Entry], *, source: Sour
     if not study.dry_run:
         preset.prepare()
     agenda = Agenda([entry.measure for entry in entries], notes=study.notes, source=source)
-    paces = Paces(study.out, study.notes, tflops=study.tflops, sizes=preset.sizes)
     if study.dry_run:
-        print_plan(f"{name}, preset {study.preset}", agenda, paces)
+        print_plan(f"{name}, preset {study.preset}", agenda, paces(study))
         return False
     logs = study.notes / "logs" / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     place = Place(study.workers, study.device, study.readout_gpus, logs, study.at_once)
     best = source.said if source is not None else lambda: leader(entries)
-    with Screen(name, agenda, paces, best, live=study.workers > 0) as screen:
+    with Screen(name, agenda, paces(study), best, live=study.workers > 0) as screen:
         if study.workers:
             on_ray(agenda, place, screen.show, callbacks)
         else:
@@ -104,23 +110,27 @@ def publish(
     *,
     extra: dict[str, Sheet] | None = None,
     only: Sequence[str] | None = None,
-    figures: Sequence[Section] = (),
+    figures: Mapping[str, Section] | None = None,
 ) -> dict[str, Table]:
     """Write the tables that entries name, as Markdown, CSV and LaTeX, with a record of every value, and one page.
+
+    Nothing that is written says where this machine keeps its files: paths begin with DATA and OUT.
 
     Args:
         extra: tables that the paper does not have.
         only: the tables to write; if not given those that entries name.
-        figures: what else the page shows.
+        figures: what else the page shows, and PNG files of these names.
     """
     folder = storage.absolute(study.results or study.notes / name)
     known = sheets() | (extra or {})
     within = not storage.is_remote(folder) and folder.is_relative_to(storage.absolute(study.out))
+    places = {str(storage.absolute(study.data)): "DATA", str(storage.absolute(study.out)): "OUT"}
     filled: dict[str, Filled] = {}
     for number in only or dict.fromkeys(entry.table for entry in entries):
         own = [entry for entry in entries if entry.table == number]
         caption = study.chosen().caption if any(isinstance(entry, Entry) for entry in own) else ""
-        filled[number] = fill(known[number], own, study.notes, caption=caption, beside=folder if within else None)
+        beside = folder if within else None
+        filled[number] = fill(known[number], own, study.notes, caption=caption, beside=beside, places=places)
     tables = {number: each.table for number, each in filled.items()}
     for number, each in filled.items():
         path = folder / f"table-{number}"
@@ -131,7 +141,9 @@ def publish(
         # A terminal that is too narrow breaks lines; rich would leave columns out.
         Console(width=max(Console().width, 40 + 32 * len(each.table.columns))).print(each.table.rich())
     sections = [Section(table.title, content=replace(table, title="")) for table in tables.values()]
-    sections += figures
+    for picture, section in (figures or {}).items():
+        sections.append(section)
+        _picture(section.content, folder / f"{picture}.png")
     facts = [
         ("preset", study.preset),
         ("written", f"{datetime.now():%Y-%m-%d}"),
@@ -141,3 +153,10 @@ def publish(
     report.write(Page(f"LEAD: {name}", lead, facts, sections), folder / "report.html")
     print(f"{name}: {folder}")
     return tables
+
+
+def _picture(figure: Figure, path: Path) -> None:
+    """The same bytes of the same figure."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=150, metadata={"Software": None})
+    storage.write_bytes(path, out.getvalue())

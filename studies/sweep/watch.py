@@ -102,7 +102,7 @@ def duration(seconds: float) -> str:
 
 def print_plan(title: str, agenda: Agenda, paces: Paces) -> None:
     """Every task, whether it is done, and the hours that what is left should take on one device."""
-    print(f"{title}: state, hours of one device and how they are known, task")
+    print(f"{title}: state, time on one device and how it is known, task")
     hours, unknown = {"measured here": 0.0, "estimated": 0.0}, 0
     for key, task in agenda.tasks.items():
         state = agenda.states[key]
@@ -110,9 +110,7 @@ def print_plan(title: str, agenda: Agenda, paces: Paces) -> None:
         unknown += state != "done" and pace is None
         if pace:
             hours[pace.source] += pace.seconds / 3600
-        known = (
-            f"{pace.seconds / 3600:8,.2f} {pace.source}" if pace else f"{'':8} {'' if state == 'done' else 'unknown'}"
-        )
+        known = f"{duration(pace.seconds):>8} {pace.source}" if pace else " " * 9 + "unknown" * (state != "done")
         print(f"{state:8} {known:24} {task!r}")
     kinds = {kind: sum(task.kind == kind for task in agenda.tasks.values()) for kind in ("stage1", "stage2", "measure")}
     print(

@@ -52,6 +52,10 @@ export class Outbox {
     );
   }
 
+  waitsForBox(image) {
+    return this.edits.some(({ content }) => content.image === image && "box" in content);
+  }
+
   keep() {
     if (this.edits.length) localStorage[this.key] = JSON.stringify(this.edits);
     else localStorage.removeItem(this.key);

@@ -1,9 +1,10 @@
 // What every key does, and the list of them.
 
+import { drawing, wholeImage } from "./box.js";
 import { $, el } from "./dom.js";
 import { draw, look, where } from "./overlay.js";
 import { put, toggleOccluded } from "./pointer.js";
-import { accept, commit, MISSING, next, points, previous, proposals, redo, said, select, setAside, store, target, undo } from "./store.js";
+import { accept, changed, commit, MISSING, next, points, previous, proposals, redo, said, select, setAside, store, target, undo } from "./store.js";
 import { fit, toImage, zoom } from "./view.js";
 
 const size = () => store.image?.size;
@@ -24,12 +25,18 @@ export const actions = {
     store.selected = null;
     select(target()?.id ?? id);
   },
-  clear: () => store.selected !== null && said(store.selected) && commit([{ id: store.selected, mark: null, by: "hand" }]),
+  clear: () => drawing.on ? wholeImage() : store.selected !== null && said(store.selected) && commit([{ id: store.selected, mark: null, by: "hand" }]),
+  box: () => store.image && draws(!drawing.on),
   skip: () => store.image && setAside(),
   fit: () => fit(size()),
   larger: () => zoom(1.25, size()),
   smaller: () => zoom(0.8, size()),
 };
+
+function draws(on) {
+  drawing.on = on;
+  changed();
+}
 
 const walk = (by) => {
   const all = points().map((point) => point.id);
@@ -50,7 +57,7 @@ const plain = {
   Enter: actions.primary, n: actions.next, PageDown: actions.next, p: actions.previous, PageUp: actions.previous,
   o: actions.occluded, m: actions.missing, x: actions.skip, Backspace: actions.clear, Delete: actions.clear,
   z: undo, Z: redo, y: redo, f: actions.fit, 0: actions.fit, "+": actions.larger, "=": actions.larger, "-": actions.smaller,
-  "]": () => walk(1), "[": () => walk(-1), Escape: () => select(null),
+  b: actions.box, "]": () => walk(1), "[": () => walk(-1), Escape: () => (drawing.on ? draws(false) : select(null)),
   l() { look.names = !(look.names ?? points().length <= 12); draw(); },
   h: () => $("overlay").classList.add("hushed"),
   "?": () => $("help-dialog").showModal(),
@@ -81,7 +88,7 @@ addEventListener("keyup", (event) => event.key.toLowerCase() === "h" && $("overl
 const WORDS = [
   ["Place the next point", "click"], ["Move a point", "drag"], ["Move it by a pixel, by ten", "← ↑ → ↓", "Shift"],
   ["Occluded: there, but hidden", "O", "right click"], ["Missing: not in the image", "M"], ["Take a point back", "Backspace"],
-  ["Next, previous point", "]", "["], ["Place over another point", "Alt click"],
+  ["Draw a box around the object", "B"], ["Change the box", "drag a side"], ["Next, previous point", "]", "["], ["Place over another point", "Alt click"],
   ["Accept one proposal", "click it"], ["Accept all proposals; then, next image", "Enter"],
   ["Next, previous image", "N", "P"], ["Set the image aside", "X"],
   ["Undo, redo", "Ctrl Z", "Ctrl Y"], ["Zoom", "wheel", "pinch", "+", "−"], ["Move the image", "drag beside a point"], ["Fit the image", "F"],

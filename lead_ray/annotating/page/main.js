@@ -41,7 +41,7 @@ photo.addEventListener("error", () => photo.src && toast("This image cannot be d
 
 for (const [id, action] of Object.entries({
   previous: actions.previous, undo: actions.undo, redo: actions.redo, occluded: actions.occluded, missing: actions.missing,
-  clear: actions.clear, skip: actions.skip, primary: actions.primary,
+  clear: actions.clear, box: actions.box, skip: actions.skip, primary: actions.primary,
   "zoom-in": actions.larger, "zoom-out": actions.smaller, "zoom-fit": actions.fit,
   "open-images": openImages, "open-schema": openSchema, "open-export": openExport,
   "open-help": () => $("help-dialog").showModal(),

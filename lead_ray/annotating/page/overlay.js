@@ -1,5 +1,6 @@
 // Points and skeleton over the image, in screen pixels: they stay as large as they are whatever the zoom.
 
+import { drawBox } from "./box.js";
 import { $, svg } from "./dom.js";
 import { MISSING, OCCLUDED, points, proposed, said, store } from "./store.js";
 import { toScreen, view } from "./view.js";
@@ -25,7 +26,7 @@ export function draw() {
     return at ? [{ ...point, at, place: toScreen(at.x, at.y), guess: !said(point.id) }] : [];
   });
   const byId = new Map(drawn.map((each) => [each.id, each]));
-  overlay.replaceChildren(...edges(byId), ...drawn.flatMap(dot), ...drawn.flatMap((each) => tag(each, drawn)));
+  overlay.replaceChildren(...drawBox(), ...edges(byId), ...drawn.flatMap(dot), ...drawn.flatMap((each) => tag(each, drawn)));
 }
 
 function edges(byId) {

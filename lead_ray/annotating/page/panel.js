@@ -1,5 +1,6 @@
 // The list of points, the counts, and the buttons below the image.
 
+import { drawing } from "./box.js";
 import { $, amount, el, svg } from "./dom.js";
 import { MISSING, OCCLUDED, points, proposals, proposed, said, select, store, target, unsaid } from "./store.js";
 
@@ -34,7 +35,7 @@ export function drawPanel() {
 
 function statusLine(status) {
   if (!status) return "No model: nothing is proposed.";
-  const read = status.read < status.images ? ` · ${status.read.toLocaleString("en")} of ${amount(status.images, "image")} read` : "";
+  const read = status.read && status.read < status.images ? ` · ${status.read.toLocaleString("en")} of ${amount(status.images, "image")} read` : "";
   return (status.fitted ? `Learned from ${amount(status.fitted, "image")}` : status.state) + read;
 }
 
@@ -90,7 +91,9 @@ function drawBar() {
   $("occluded").setAttribute("aria-pressed", known?.mark === OCCLUDED);
   $("missing").disabled = !about;
   $("missing").setAttribute("aria-pressed", known?.mark === MISSING);
-  $("clear").disabled = !known;
+  $("clear").disabled = drawing.on ? !store.image?.box : !known;
+  $("box").disabled = !store.image;
+  $("box").setAttribute("aria-pressed", drawing.on);
   $("skip").disabled = !store.image;
   $("skip").setAttribute("aria-pressed", store.image?.kind === "skipped");
   const waiting = proposals().length;
@@ -103,9 +106,14 @@ function drawAbout() {
   $("name").textContent = store.image?.name ?? "";
   $("reason").textContent = store.image && store.reason ? `Chosen: ${store.reason}` : "";
   const next = store.image && target();
-  const words = next && [el("i", {}), next.name];
-  $("target").replaceChildren(...(words || []));
-  if (next) $("target").firstChild.style.background = next.colour;
+  $("stage").classList.toggle("boxing", drawing.on);
+  if (drawing.on) {
+    const away = store.image?.box ? " · Clear: the whole image" : "";
+    $("target").replaceChildren(`Drag a box around the object${away}`);
+  } else {
+    $("target").replaceChildren(...(next ? [el("i", {}), next.name] : []));
+    if (next) $("target").firstChild.style.background = next.colour;
+  }
   const blank = $("blank");
   blank.hidden = Boolean(store.image);
   if (!store.image) {

@@ -1,19 +1,21 @@
 // Mouse, pen and fingers on the stage.
 //
-// A click places the next point, a drag from a point moves it, a drag from elsewhere moves the image. A finger that
-// rests shows the loupe and places where it is lifted. Two fingers, the wheel or a trackpad's pinch zoom.
+// A click places the next point, a drag from a point moves it, one from a side of the box moves that, a drag from
+// elsewhere moves the image. A finger that rests shows the loupe and places where it is lifted. Two fingers, the wheel
+// or a trackpad's pinch zoom.
 
+import { cursor, dragged, drawing, grip, largeEnough } from "./box.js";
 import { $ } from "./dom.js";
 import { hideLoupe, showLoupe } from "./loupe.js";
 import { draw, look, under, where } from "./overlay.js";
-import { clamp, commit, OCCLUDED, points, proposed, said, select, store, target, VISIBLE } from "./store.js";
+import { changed, clamp, commit, OCCLUDED, points, proposed, said, select, setBox, store, target, VISIBLE } from "./store.js";
 import { pan, toImage, zoom } from "./view.js";
 
 const STILL = 4; // pixels that a click may move
 const RESTS = 280; // milliseconds until a finger rests
 const stage = $("stage");
 const down = new Map(); // pointers on the stage: id -> last place
-let drag = null; // {kind: "click" | "point" | "pan" | "aim" | "pinch", ...}
+let drag = null; // {kind: "click" | "point" | "box" | "pan" | "aim" | "pinch", ...}
 
 const place = (event) => {
   const bounds = stage.getBoundingClientRect();
@@ -42,13 +44,16 @@ stage.addEventListener("pointerdown", (event) => {
   stage.setPointerCapture(event.pointerId);
   if (down.size === 2) return pinch();
   if (event.button === 2 || (drag && drag.kind !== "click")) return;
-  const id = event.altKey || event.button === 1 ? null : under(x, y, reach(event));
-  drag = { kind: "click", id, start: [x, y], wheel: event.button === 1 };
-  if (event.pointerType === "touch" && id === null) drag.timer = setTimeout(() => aim(x, y), RESTS);
+  const wheel = event.button === 1;
+  const id = event.altKey || wheel || drawing.on ? null : under(x, y, reach(event));
+  const sides = id === null && !event.altKey && !wheel ? grip(x, y, reach(event)) : null;
+  drag = { kind: "click", id, sides, start: [x, y], wheel };
+  if (event.pointerType === "touch" && id === null && !sides && !drawing.on) drag.timer = setTimeout(() => aim(x, y), RESTS);
 });
 
 function pinch() {
   clearTimeout(drag?.timer);
+  if (drag?.kind === "box") store.image.box = drag.before;
   hideLoupe();
   const [[x1, y1], [x2, y2]] = down.values();
   drag = { kind: "pinch", apart: Math.hypot(x1 - x2, y1 - y2), middle: [(x1 + x2) / 2, (y1 + y2) / 2] };
@@ -73,11 +78,16 @@ stage.addEventListener("pointermove", (event) => {
   if (drag.kind === "pan") pan(x - before[0], y - before[1], store.image.size);
   if (drag.kind === "aim") showLoupe(x, y, toImage(x, y), colour(drag.id));
   if (drag.kind === "point") movePoint(x, y);
+  if (drag.kind === "box") moveBox(x, y);
 });
 
-// A press has become a drag: of a point, or of the image.
+// A press has become a drag: of a point, of a box, or of the image.
 function begin(event) {
   clearTimeout(drag.timer);
+  if (!drag.wheel && (drag.sides || drawing.on)) {
+    Object.assign(drag, { kind: "box", before: store.image.box });
+    return;
+  }
   if (drag.id === null) {
     drag.kind = "pan";
     stage.classList.add("panning");
@@ -100,6 +110,11 @@ function movePoint(x, y) {
   showLoupe(x, y, [drag.at.x, drag.at.y], colour(drag.id));
 }
 
+function moveBox(x, y) {
+  store.image.box = dragged(drag.before, drag.sides, toImage(...drag.start), toImage(x, y));
+  draw();
+}
+
 function movePinch() {
   if (down.size < 2) return;
   const [[x1, y1], [x2, y2]] = down.values();
@@ -120,14 +135,21 @@ function lift(event) {
   stage.classList.remove("dragging", "panning");
   if (!ended || !store.image) return;
   const [x, y] = place(event);
-  if (ended.kind === "point" && ended.at) {
+  if (ended.kind === "box") {
+    const box = store.image.box;
+    store.image.box = ended.before;
+    if (event.type === "pointerup" && largeEnough(box)) {
+      drawing.on = false;
+      setBox(box);
+    } else changed();
+  } else if (ended.kind === "point" && ended.at) {
     if (ended.before) store.image.points[ended.id] = ended.before;
     else delete store.image.points[ended.id];
     if (event.type === "pointerup") put(ended.id, [ended.at.x, ended.at.y]);
     else draw();
   } else if (event.type !== "pointerup") return;
   else if (ended.kind === "aim") click(null, toImage(x, y));
-  else if (ended.kind === "click" && !ended.wheel) click(ended.id, toImage(...ended.start));
+  else if (ended.kind === "click" && !ended.wheel && !drawing.on) click(ended.id, toImage(...ended.start));
 }
 
 function click(id, at) {
@@ -168,8 +190,9 @@ stage.addEventListener("dblclick", (event) => event.preventDefault());
 stage.addEventListener("pointerleave", () => hover(-1e4, -1e4, { pointerType: "mouse" }));
 
 function hover(x, y, event) {
-  const id = under(x, y, reach(event));
+  const id = drawing.on ? null : under(x, y, reach(event));
   stage.classList.toggle("grab", id !== null);
+  stage.dataset.sides = id === null ? cursor(grip(x, y, reach(event))) : "";
   if (id !== look.hovered) {
     look.hovered = id;
     draw();

@@ -14,7 +14,7 @@ const keep = (name, value) => sessionStorage.setItem(name + location.pathname, J
 
 export const store = {
   project: null, // the server's state
-  image: null, // what is on show: key, name, size, points {id: {mark, x, y, revision}}, proposals {id: {...}}
+  image: null, // what is on show: key, name, size, box, points {id: {mark, x, y, revision}}, proposals {id: {...}}
   selected: null, // number of the point that keys change
   reason: "",
   failure: null, // why there is no image
@@ -36,8 +36,9 @@ const outbox = new Outbox(
     if (store.project) changed();
   },
   (edit, revision) => {
-    if (edit.content.image !== store.image?.key || !edit.content.points) return;
-    for (const { id } of edit.content.points) {
+    if (edit.content.image !== store.image?.key) return;
+    if ("box" in edit.content) store.image.boxRevision = Math.max(store.image.boxRevision, revision);
+    for (const { id } of edit.content.points ?? []) {
       const said = store.image.points[id];
       if (said) said.revision = Math.max(said.revision, revision);
     }
@@ -74,15 +75,28 @@ export function commit(edits, { remember = true } = {}) {
     if (mark === null) delete known[id];
     else known[id] = { mark, x: mark ? x : null, y: mark ? y : null, revision: known[id]?.revision ?? 0 };
   }
-  if (remember) {
-    store.done = [...store.done, { key, before, after: edits }].slice(-DEPTH);
-    store.undone = [];
-    keep("undo", store.done);
-    keep("redo", store.undone);
-  }
+  if (remember) note({ key, before, after: edits });
   outbox.add("api/points", { image: key, points: edits });
   changed();
 }
+
+// Say where the object is in the image on show: [x, y, width, height] from the corner, or null for anywhere.
+export function setBox(box, { remember = true } = {}) {
+  const { key, box: before } = store.image;
+  store.image.box = box;
+  if (remember) note({ key, boxes: { before, after: box } });
+  outbox.add("api/box", { image: key, box });
+  changed();
+}
+
+function note(step) {
+  store.done = [...store.done, step].slice(-DEPTH);
+  store.undone = [];
+  keep("undo", store.done);
+  keep("redo", store.undone);
+}
+
+const ELSEWHERE = "What was changed elsewhere since stays as it is.";
 
 const same = (one, other) =>
   (one?.mark ?? null) === (other?.mark ?? null) &&
@@ -97,11 +111,15 @@ async function travel(from, to, state, wanted) {
   keep("redo", store.undone);
   if (store.image?.key !== step.key) await visit(step.key, "");
   if (store.image?.key !== step.key) return;
+  if (step.boxes) {
+    if (String(store.image.box) !== String(step.boxes[state])) return toast(ELSEWHERE, true);
+    return setBox(step.boxes[wanted], { remember: false });
+  }
   const schema = new Set(points().map((point) => point.id));
   const mine = step[wanted].filter(
     (each, place) => schema.has(each.id) && same(store.image.points[each.id], step[state][place]),
   );
-  if (mine.length < step[wanted].length) toast("What was changed elsewhere since stays as it is.", true);
+  if (mine.length < step[wanted].length) toast(ELSEWHERE, true);
   if (mine.length) {
     store.selected = mine.at(-1).id;
     commit(mine.map(({ id, mark, x, y }) => ({ id, mark, x, y, by: from })), { remember: false });
@@ -130,7 +148,10 @@ async function show(key, reason, anew = true) {
     const image = await ask(`api/images/${key}`);
     if (mine !== asked) return;
     image.proposals = byId(image.proposals ?? []);
-    for (const edit of outbox.edits) if (edit.content.image === key) merge(image, edit.content.points ?? [], 0);
+    for (const { content } of outbox.edits.filter((edit) => edit.content.image === key)) {
+      merge(image, content.points ?? [], 0);
+      if ("box" in content) image.box = content.box;
+    }
     Object.assign(store, { image, reason, failure: null });
     if (anew) store.selected = null;
     history.replaceState(null, "", `#${key}`);
@@ -199,6 +220,9 @@ function heard(event) {
   if (event.kind === "broken") store.project.counts.broken += 1;
   if (event.kind === "proposals" && here) store.image.proposals = byId(event.proposals);
   if (event.kind === "skip" && here) store.image.kind = event.skip ? "skipped" : "todo";
+  if (event.kind === "box" && here && !outbox.waitsForBox(event.image) && store.image.boxRevision < event.revision) {
+    Object.assign(store.image, { box: event.box, boxRevision: event.revision });
+  }
   if (event.kind === "points" && here) {
     const news = event.points.filter(
       ({ id }) => !outbox.waitsFor(event.image, id) && (said(id)?.revision ?? 0) < event.revision,

@@ -1,0 +1,67 @@
+"""What a process that a person waits for does while a run goes: show how far it is, hear signals."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lead_ray import storage
+from lead_ray.artefacts import RunFolder
+from lead_ray.progress import Phase
+
+
+def show(shown: Phase, metrics: dict[str, int | float]) -> None:
+    shown.update(metrics["step"], f"loss {metrics['loss']:.3f}, {metrics['images_per_second']:.0f} images/s")
+
+
+@contextmanager
+def followed(folder: RunFolder, shown: Phase) -> Iterator[None]:
+    """Show what rank 0, in another process, adds to metrics.jsonl."""
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(20 if storage.is_remote(folder.path) else 1):
+            if history := folder.metrics():
+                show(shown, history[-1])
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        over.set()
+        follower.join()
+        if history := folder.metrics():
+            show(shown, history[-1])
+
+
+@contextmanager
+def on_sigterm(act: Callable[[], object]) -> Iterator[None]:
+    """Do this on the first SIGTERM, as schedulers send it some time before they kill; a second acts as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may have its say
+        return
+    before = signal.getsignal(signal.SIGTERM)
+
+    def first(*_: object) -> None:
+        signal.signal(signal.SIGTERM, before)
+        act()
+
+    signal.signal(signal.SIGTERM, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as Python has it: Ray's fit() takes SIGINT over, exits with code 0 on it and never gives it back."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stopped:
+        raise KeyboardInterrupt from stopped
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGINT, handler)
