@@ -65,6 +65,7 @@ def main(data: Path, out: Path, workers: int, ends: list[str]) -> None:
         threading.Thread(target=once, args=(out / f"killed-{end}", kills[end]), daemon=True).start()
     common = {"preset": "quick", "data": data, "out": out, "workers": workers, "device": "cpu"}
     if "search" in ends:
+        presets.Quick.repeats = (0,)
         ablate_temperature.main(ablate_temperature.Temperature(trials=2, grid=(), **common))
         return
     ablate_dims.main(ablate_dims.Dims(heads=((8, 0),), **common))

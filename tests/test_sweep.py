@@ -329,6 +329,17 @@ class TestSearch:
         assert len(left.active) == 1, "the trial that it was at"
         assert self.finish(left) == whole
 
+    def test_it_goes_on_where_all_that_a_trial_asks_for_is_done(self, sweep, task, tmp_path):
+        """As after a kill between a measurement and the next budget: nothing to carry out is not the end."""
+
+        def finished(name, **kind):
+            return task(name, finished=True, **kind)
+
+        search = self.make(sweep, finished, tmp_path)
+        agenda = sweep.agenda.Agenda([], notes=tmp_path, source=search)
+        assert agenda.next(1) == [] and search.over and agenda.over
+        assert len(search.study.get_trials()) == 9 and search.best()
+
     def test_a_failed_trial_does_not_sink_the_others(self, sweep, task, tmp_path):
         search = self.make(sweep, task, tmp_path, trials=4)
         agenda = SimpleNamespace(states={})

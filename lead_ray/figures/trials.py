@@ -114,7 +114,7 @@ def over_two(
         for name in axes:
             panel.set(**{f"{name}scale": "log", f"{name}lim": (ticks[0], ticks[-1])})
             draw.plain_log(getattr(panel, f"{name}axis"), ticks)
-    _by_first(left, grid, ended, second)
+    _by_first(left, grid, ended)
     draw.titles(left, "Error", first, y)
     stopped = [each for each in tried if each.error is None]
     _map(right, known, stopped)
@@ -132,13 +132,13 @@ def over_two(
     return figure
 
 
-def _by_first(panel: Axes, grid: Mapping[float, Sequence[float]], ended: Sequence[Tried], second: str) -> None:
+def _by_first(panel: Axes, grid: Mapping[float, Sequence[float]], ended: Sequence[Tried]) -> None:
     if grid:
         places = sorted(grid)
         spread = [stdev(grid[place]) if len(grid[place]) > 1 else 0.0 for place in places]
         look = {"color": draw.BLUE, "marker": "o", "markersize": 5, "linewidth": 1.7, "elinewidth": 1.2, "capsize": 2.5}
         errors = [fmean(grid[place]) for place in places]
-        panel.errorbar(places, errors, yerr=spread, label=f"grid, {second} alike", **look)
+        panel.errorbar(places, errors, yerr=spread, label="grid, both alike", **look)
     if ended:
         look = {"color": draw.VERMILION, "marker": "D", "s": 26, "edgecolors": "white", "linewidths": 0.8, "zorder": 4}
         panel.scatter(

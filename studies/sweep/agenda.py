@@ -61,12 +61,15 @@ class Agenda:
             trainings: how many may run at a time.
         """
         self._spread_failures()
-        if not (chosen := self._choose(trainings)) and self.source is not None:
-            busy = sum(isinstance(task, Train) for task in self.among("running"))
-            if busy < trainings:
-                self.add(self.source.more(self, trainings))
-                self._spread_failures()
+        while not (chosen := self._choose(trainings)) and self.source is not None and not self.source.over:
+            running = self.among("running")
+            if sum(isinstance(task, Train) for task in running) >= trainings:
+                break
+            self.add(self.source.more(self, trainings))
+            self._spread_failures()
+            if running:
                 chosen = self._choose(trainings)
+                break  # what comes next may depend on these; else all that it asked for is done: it thinks further
         for task in chosen:
             self.states[task.key] = "running"
         return chosen
