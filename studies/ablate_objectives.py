@@ -15,6 +15,7 @@ from recipes import Stage1, Stage2
 from sweep.fill import Entry, Sheet
 from sweep.study import Study, carry_out, publish
 
+PAPERS: tuple[Stage1, ...] = ("byol", "moco")
 NAMES = {"byol": "BYOL", "moco": "MoCo", "contrast": "InfoNCE in the batch"}
 DECODERS = {"lead": "LEAD", "cl": "CL's projection", "cl-fpn": "CL on LEAD's decoder", "dve": "DVE on LEAD's decoder"}
 
@@ -23,7 +24,8 @@ DECODERS = {"lead": "LEAD", "cl": "CL's projection", "cl-fpn": "CL on LEAD's dec
 class Objectives(Study):
     """Table 6 compares losses, so all of its second stages have LEAD's decoder."""
 
-    firsts: tuple[Stage1, ...] = ("byol", "moco", "contrast")
+    firsts: tuple[Stage1, ...] | None = None
+    """byol, moco and contrast; quick: the paper's two."""
     seconds: tuple[Stage2, ...] = ("lead", "cl", "cl-fpn", "dve")
     dims: tuple[int, ...] | None = None
     """Channels of Table 6, in place of the preset's."""
@@ -46,7 +48,7 @@ def entries(study: Objectives) -> list[Entry]:
                     encoder = preset.stage2(second, preset.stage1(first, seed), seed, dim=dim)
                     measured = preset.regression(encoder, "AFLW_M")
                     found.append(Entry("6", f"{first_name}, then {second_name}", str(dim), measured, "error"))
-        for first in study.firsts:
+        for first in study.firsts or (PAPERS if study.preset == "quick" else (*PAPERS, "contrast")):
             stage1 = preset.stage1(first, seed)
             systems = {DECODERS[second]: (preset.stage2(second, stage1, seed), {}) for second in study.seconds}
             systems["none: hypercolumn"] = (stage1, {})
