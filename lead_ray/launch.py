@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -144,7 +145,7 @@ def _said(failure: Path) -> str:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """One Ray Train worker: read its lanes, train, report.
+    """One Ray Train worker: read its lanes and train.
 
     Ray starts all workers again after any error. That mends a lost process, but not wrong settings or a loss that
     is not finite or a full disk: the worker that meets such an error writes it down, and those started again return
@@ -191,8 +192,9 @@ def _train(stage: Stage, folder: RunFolder, end: Any) -> None:
     )
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // worker.world)
     decode = partial(ingest.by_ray_data, at_once=at_once)
-    for metrics in work(stage, folder, open_images(stage, worker, decode), worker):
-        ray.train.report(metrics)
+    # Nothing is reported to Ray: its report() holds all workers until the controller looks, every two seconds, and
+    # what it would tell is in metrics.jsonl.
+    deque(work(stage, folder, open_images(stage, worker, decode), worker), maxlen=0)
 
 
 def _notices(end: Any) -> Callable[[int], Notice | None]:
