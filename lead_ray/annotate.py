@@ -26,6 +26,7 @@ from lead_ray.annotating.offers import Offers
 from lead_ray.annotating.project import Project, held
 from lead_ray.annotating.server import application
 from lead_ray.errors import for_people
+from lead_ray.landmarks.framing import Framing
 
 PORTS = range(7878, 7898)
 
@@ -39,12 +40,19 @@ class Annotate:
     model: Path | None = None
     """A finished run's folder, or a file of encoder weights, that proposes points; if not given, what the project was
     last opened with."""
+    side: int | None = None
+    """Side in pixels of what the network is shown; if not given, what the project was last opened with, at first what
+    the model was trained for. 128 or 160 tell finer, and take longer; give `lead-ray fit` the same."""
     project: Path | None = None
     """Folder that receives the labels; if not given, landmarks-NAME here, with NAME that of the folder of images."""
     port: int | None = None
     """Of 127.0.0.1; if not given, the first that is free from 7878 on."""
     browser: bool = False
     """Open the page in this machine's browser."""
+
+    def __post_init__(self):
+        if self.side is not None:
+            Framing(side=self.side)  # refuses what is too small
 
     @property
     def folder(self) -> Path:
@@ -58,13 +66,13 @@ def serve(settings: Annotate) -> None:
     """
     with held(settings.folder), _listening(settings.port) as listening, ExitStack() as ending:
         model = None if settings.model is None else str(_there(settings.model).resolve())
-        project = Project(settings.folder, settings.images, model=model)
+        project = Project(settings.folder, settings.images, model=model, side=settings.side)
         ending.callback(project.close)
         hub, embeddings = Hub(), Embeddings()
         offers, curve = Offers(project, embeddings), Curve(settings.folder / "curve.json")
         engine = None
         if project.model:
-            load = partial(_load, _there(Path(project.model)), embeddings, settings.folder / "features")
+            load = partial(_load, _there(Path(project.model)), project.side, embeddings, settings.folder / "features")
             engine = Engine(project, load, embeddings, offers, curve, hub.publish)
         secret = project.secret()
         address = f"http://127.0.0.1:{listening.getsockname()[1]}/{secret}/"
@@ -90,13 +98,13 @@ def _there(model: Path) -> Path:
     return model
 
 
-def _load(model: Path, embeddings: Embeddings, features: Path):
+def _load(model: Path, side: int | None, embeddings: Embeddings, features: Path):
     """Open the model, and what it said before; imports torch, which takes seconds, so the page does not wait for it."""
     from lead_ray.landmarks.proposer import Proposer
     from lead_ray.models import weights
 
-    proposer = Proposer(model)
-    embeddings.open(features / weights.fingerprint(model)[:8])
+    proposer = Proposer(model, framing=None if side is None else Framing(side=side))
+    embeddings.open(features / (weights.fingerprint(model)[:8] + ("" if side is None else f"-{side}")))
     return proposer
 
 

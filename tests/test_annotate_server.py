@@ -5,11 +5,14 @@ import json
 import subprocess
 import sys
 from contextlib import asynccontextmanager, closing
+from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, web
 from PIL import Image
 
+import lead_ray
+from lead_ray import annotate
 from lead_ray.annotate import Annotate, serve
 from lead_ray.annotating import pictures
 from lead_ray.annotating.curve import Curve
@@ -241,3 +244,20 @@ def test_a_model_that_is_not_there_is_said_at_once_and_not_kept(project, tmp_pat
     with pytest.raises(FileNotFoundError, match="no weights at"):
         serve(settings)
     assert not (tmp_path / "new" / "project.json").exists()
+
+
+def test_what_the_network_is_shown_is_kept_with_the_project(project, tmp_path):
+    project.close()
+    folders = tmp_path / "project", tmp_path / "images"
+    for given, side in ((None, None), (128, 128), (None, 128), (160, 160)):
+        with closing(Project(*folders, side=given)) as opened:
+            assert opened.side == side
+    with pytest.raises(ValueError, match="side must be at least 32 pixels, got 8"):
+        Annotate(images=folders[1], side=8)
+    model = Path(lead_ray.__file__).parent / "models" / "synthetic-faces.safetensors"
+    folders = []
+    for side, shown in ((None, 96), (64, 64), (128, 128)):
+        embeddings = Embeddings()
+        assert annotate._load(model, side, embeddings, tmp_path / "features").framing.side == shown
+        folders.append(embeddings.folder)
+    assert len(set(folders)) == 3, "vectors of one side would serve another"

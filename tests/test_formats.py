@@ -12,6 +12,7 @@ from odd_labels import ODD, SCHEMA, assert_same, image, some
 from PIL import Image
 
 from lead_ray import formats
+from lead_ray.landmarks import boxes
 from lead_ray.landmarks.labels import LabelledImage, Labels, Schema, palette
 
 
@@ -127,6 +128,13 @@ def test_several_objects_in_one_image(tmp_path, folder):
     for format in ("deeplabcut", "label-studio"):
         with pytest.raises(ValueError, match="has several objects"):
             formats.write(format, twice, tmp_path / format)
+
+
+def test_a_box_that_only_coco_wants_is_none(tmp_path):
+    labels = Labels(schema=SCHEMA, images=(image("a.png"), image("b.png", box=(1.0, 2.0, 9.0, 8.0))))
+    formats.write("coco", labels, tmp_path / "coco.json")
+    assert boxes.read(tmp_path / "coco.json") == {"b.png": [(1, 2, 9, 8)]}
+    assert [one.box for one in formats.read("coco", tmp_path / "coco.json").images] == [None, (1, 2, 9, 8)]
 
 
 def test_pixel_conventions_by_hand(tmp_path, folder):

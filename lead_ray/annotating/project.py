@@ -1,7 +1,7 @@
 """A project's folder, and the one place where its state changes.
 
 PROJECT/
-    project.json      which images, which model
+    project.json      which images, which model, and what it is shown
     journal.jsonl     every edit; the truth
     schema.json       the points as they are now, for people and other programs
     features/         what the encoder said of the images; may be deleted
@@ -38,15 +38,16 @@ class Conflict(ValueError):
 class Project:
     """Images, journal and state. Every method may be called from any thread."""
 
-    def __init__(self, path: Path, images: Path, *, model: str | None = None):
+    def __init__(self, path: Path, images: Path, *, model: str | None = None, side: int | None = None):
         """Open a project, or begin one.
 
+        model, side: None is what the project was last opened with.
         Raises: FileNotFoundError, ValueError if the images are not there, the journal is damaged, or the project is
           of other images.
         """
         self.path = path
         self.pictures = folder.find(images)
-        about = {"format_version": FORMAT_VERSION, "images": str(images.resolve()), "model": model}
+        about = {"format_version": FORMAT_VERSION, "images": str(images.resolve()), "model": model, "side": side}
         stamp = path / "project.json"
         if stamp.exists():
             kept = json.loads(stamp.read_text())
@@ -57,9 +58,10 @@ class Project:
                     f"project={str(path)!r} is of the images in {kept['images']}, not {about['images']}: name another "
                     f"--project, or, if that folder was moved, change it in {stamp}"
                 )
-            about["model"] = model or kept.get("model")
+            about |= {"model": model or kept.get("model"), "side": side or kept.get("side")}
         _write_json(stamp, about)
         self.model: str | None = about["model"]
+        self.side: int | None = about["side"]
         self._lock = threading.RLock()
         self._journal = Journal(path / "journal.jsonl")
         self.state = State()

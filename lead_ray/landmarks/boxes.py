@@ -14,7 +14,7 @@ def read(path: Path) -> dict[str, list[Box]]:
     """Boxes x, y, width, height in pixels of every file, in the file's order; an image may have several.
 
     A CSV has columns file and box_x, box_y, box_width, box_height, or x, y, width, height; a row a box. COCO's are
-    the annotations' "bbox".
+    the annotations' "bbox", but for those that formats.coco put around points for want of one.
     Raises: FileNotFoundError; ValueError naming what is wrong.
     """
     if not path.exists():
@@ -44,6 +44,8 @@ def _of_coco(path: Path) -> list[tuple[str, Box]]:
     for where, entry in jsons.entries(str(path), content, "annotations"):
         if entry.get("image_id") not in names:
             raise ValueError(f"{where}: image_id {entry.get('image_id')!r} is not among the images")
+        if "lead_ray" in entry:
+            continue
         file = jsons.field(where, names[entry["image_id"]], "file_name", str)
         found.append((file, tuple(jsons.numbers(where, entry, "bbox", 4))))
     return found
