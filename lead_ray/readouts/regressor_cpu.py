@@ -84,12 +84,13 @@ def _read_out(
     images, marks, width = len(descriptors[0]), *linear.shape[:2]
     virtual, residual = torch.empty(images, marks, width), torch.zeros(images, marks, 2)
     losses = np.zeros(images)
-    plan = _plan(tuple(tuple(block.shape[1:3]) for block in descriptors), grid)
-    values = plan.shapes.prod(1) * (marks * width // 2)
-    levels = np.c_[images * (values.cumsum() - values), values, plan.shapes]
+    shapes = np.array([block.shape[1:3] for block in descriptors])
+    values = shapes.prod(1) * (marks * width // 2)
+    levels = np.c_[images * (values.cumsum() - values), values, shapes]
+    plan, axis = _plan(tuple(map(tuple, shapes.tolist())), grid), np.linspace(-1, 1, grid, dtype=F)
     target, share, scale = truth or (residual, residual[..., 0], 0.0)
     given = [tensor.contiguous().numpy() for tensor in (linear, bias, target, share)]
-    settings = (levels, *plan[1:], *given, F(scale), truth is not None)
+    settings = (levels, plan, axis, *given, F(scale), truth is not None)
     results = virtual.numpy(), residual.numpy(), losses
 
     def part(first: int, last: int) -> None:
@@ -105,36 +106,67 @@ def _read_out(
     return _Found(virtual, torch.tensor(losses.sum(), dtype=torch.float32), residual)
 
 
-class _Plan(NamedTuple):
-    """What is upsampled from where: see soft_argmax_cpu.read_out()."""
+class _Sparse(NamedTuple):
+    """A matrix of few numbers a row, padded with zeros to a multiple of four."""
 
-    shapes: np.ndarray
-    """[blocks, 2]: h, w."""
+    columns: np.ndarray
+    values: np.ndarray
+
+
+class _Upsampling(NamedTuple):
+    """Bilinear, of several maps at once, whose sum is what is asked for."""
+
+    first: np.ndarray
+    """Where each map's rows begin among those of all; the end."""
     at: np.ndarray
+    """[maps, width]: the first of the two neighbours along the columns."""
     near: np.ndarray
-    joins: tuple[int, int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-    axis: np.ndarray
+    """[maps, width]: its weight; the second one's is the rest."""
+    down: _Sparse
+    """From the rows of all maps to those of the sum."""
+    up: _Sparse
+    """Its transpose."""
+
+
+NOTHING = _Sparse(np.zeros((0, 4), np.int64), np.zeros((0, 4), F))
+UNJOINED = _Upsampling(np.zeros(0, np.int64), np.zeros((0, 0), np.int64), np.zeros((0, 0), F), NOTHING, NOTHING)
 
 
 @cache
-def _plan(shapes: tuple[tuple[int, int], ...], grid: int) -> _Plan:
-    """The sum of coarse blocks is linear between neighbouring centres of any of them, so fixed by its values there.
+def _plan(shapes: tuple[tuple[int, int], ...], grid: int) -> tuple:
+    """What soft_argmax_cpu.read_out() needs to upsample maps of these shapes to the grid.
 
+    The sum of coarse blocks is linear between neighbouring centres of any of them, so fixed by its values there.
     So with three blocks or more it pays to add all but the first up at those few nodes, and to upsample the sum.
     """
-    cells, axis = _centres(grid), np.linspace(-1, 1, grid, dtype=F)
-    coarse = shapes[1:]
-    nodes = [np.unique(np.concatenate([_centres(shape[side]) for shape in coarse or shapes])) for side in (0, 1)]
-    sides = [[_neighbours(_centres(side), cells) for side in shape] for shape in shapes]
-    size = len(nodes[0]), len(nodes[1])
-    if len(coarse) < 2 or max(size) >= grid:
-        size = 0, 0
-    else:
-        sides = [sides[0], [_neighbours(side, cells) for side in nodes]]
-    ways = [[_neighbours(_centres(shape[side]), nodes[side]) for shape in coarse or shapes] for side in (0, 1)]
-    joins = (np.array([pair[part] for pair in way]) for way in ways for part in (0, 1))
-    at, near = (np.array([[side[part] for side in pair] for pair in sides]) for part in (0, 1))
-    return _Plan(np.array(shapes), at, near, (*size, *joins), axis)
+    cells, coarse = (_centres(grid), _centres(grid)), shapes[1:]
+    sides = [tuple(map(_centres, shape)) for shape in shapes]
+    nodes = tuple(np.unique(np.concatenate(side)) for side in zip(*sides[1:] or sides, strict=True))
+    if len(coarse) < 2 or max(map(len, nodes)) >= grid:
+        return (*_upsampling(sides, cells), UNJOINED)
+    return (*_upsampling([sides[0], nodes], cells), _upsampling(sides[1:], nodes))
+
+
+def _upsampling(maps: Sequence[tuple[np.ndarray, np.ndarray]], places: tuple[np.ndarray, np.ndarray]) -> _Upsampling:
+    """From maps whose rows and columns have their centres there to the places."""
+    first = np.cumsum([0, *(len(rows) for rows, _ in maps)])
+    along = [_neighbours(columns, places[1]) for _, columns in maps]
+    matrix = np.zeros((len(places[0]), first[-1]), F)
+    for start, (rows, _) in zip(first, maps, strict=False):
+        at, near = _neighbours(rows, places[0])
+        matrix[np.arange(len(at)), start + at] += near
+        matrix[np.arange(len(at)), start + np.minimum(at + 1, len(rows) - 1)] += 1 - near
+    at, near = (np.stack(part) for part in zip(*along, strict=True))
+    return _Upsampling(first, at, near, _sparse(matrix), _sparse(matrix.T))
+
+
+def _sparse(matrix: np.ndarray) -> _Sparse:
+    most = -(-max(1, (matrix != 0).sum(1).max()) // 4) * 4
+    columns = np.argsort(matrix == 0, axis=1, kind="stable")[:, :most]
+    columns = np.pad(columns, ((0, 0), (0, most - columns.shape[1])))
+    values = np.take_along_axis(matrix, columns, axis=1)
+    values[:, matrix.shape[1] :] = 0
+    return _Sparse(columns, values)
 
 
 def _centres(size: int) -> np.ndarray:

@@ -24,40 +24,37 @@ def compiled(function: Callable) -> Callable:
 
 
 @compiled
-def read_out(
-    maps, levels, at, near, joins, axis, linear, bias, target, share, scale, training, virtual, residual, losses, span
-):
+def read_out(maps, levels, plan, axis, linear, bias, target, share, scale, training, virtual, residual, losses, span):
     """Images span[0] up to, not with, span[1]: virtual points; in training also residuals, losses, and the gradient.
 
     maps: of all blocks one after another, each [images, h, w, k * points]; in training they become the gradient.
     levels: for each block where its maps begin, how many values an image has, h, w.
-    at, near: for each block along its rows and along its columns: see regressor_cpu; of joined ones for their nodes.
-    joins: rows and columns of the nodes at which all blocks but the first are added up, or 0; then their at and near.
+    plan: see regressor_cpu.
     virtual: [images, k, 2 * points]; residual: [images, k, 2], the gradient in the landmarks; losses: [images].
     """
-    marks, grid, points, joined = len(linear), len(axis), linear.shape[1] // 2, joins[0] > 0
-    nodes = np.empty((joins[0], joins[1], points), F)
-    across = np.empty((levels[:, 2].max(), joins[1], points), F)
-    cells = np.empty((grid, grid * points), F)
-    rows = np.empty((levels[0, 2] + joins[0] if joined else levels[:, 2].sum(), grid, points), F)
-    flat = rows.reshape(len(rows), grid * points)
+    first, at, near, down, up, join = plan
+    marks, grid, points, joined = len(linear), len(axis), linear.shape[1] // 2, len(join[0]) > 0
+    across = np.empty((join[0][-1] if joined else 0, join[1].shape[1], marks * points), F)
+    nodes = np.empty((len(join[3][0]), join[1].shape[1], marks * points), F)
+    rows = np.empty((first[-1], grid, points), F)
+    flat, cells = rows.reshape(len(rows), -1), np.empty((grid, grid * points), F)
     # One value for every column and point: the highest response, later factors of the gradient.
     factors = np.empty((3, grid * points), F)
     top, along, sideways = factors[0], factors[1], factors[2]
     moments = np.empty((points, 3), F)
     for b in range(span[0], span[1]):
+        if joined:
+            _join(maps, levels, b, join, across, nodes)
         for k in range(marks):
             start = k * points
-            if joined:
-                _join(maps, levels, b, start, joins, across, nodes)
-            row = 0
             for level in range(len(at)):
                 own = nodes if joined and level else _image(maps, levels[level], b)
-                end = row + len(own)
-                _spread(own, 0 if joined and level else start, at[level, 1], near[level, 1], rows[row:end])
-                _stack(flat[row:end], at[level, 0], near[level, 0], cells, level == 0)
-                row = end
-            _highest(cells, top, points)
+                _spread(own, start, at[level], near[level], rows[first[level] : first[level + 1]])
+            _combine(flat, down, cells)
+            top[:] = cells[0]
+            for i in range(1, grid):
+                _raise(top, cells[i])
+            _highest(top, points)
             _soften(cells, top, axis, along, sideways)
             _moments(along, sideways, axis, moments)
             place = bias[k].copy()
@@ -73,35 +70,32 @@ def read_out(
                 residual[b, k, side] = scale * share[b, k] * min(max(miss, F(-1)), F(1))
             _slopes(linear[k], residual[b, k], moments, axis, along, sideways, top)
             _weigh(cells, axis, along, sideways, top)
-            row = 0
+            _combine(cells, up, flat)
             for level in range(len(at)):
                 own = nodes if joined and level else _image(maps, levels[level], b)
-                end = row + len(own)
-                _unstack(cells, at[level, 0], near[level, 0], flat[row:end])
-                _unspread(rows[row:end], at[level, 1], near[level, 1], own, 0 if joined and level else start)
-                row = end
-            if joined:
-                _part(nodes, joins, across, maps, levels, b, start)
+                _unspread(rows[first[level] : first[level + 1]], at[level], near[level], own, start)
+        if joined and training:
+            _part(nodes, join, across, maps, levels, b)
 
 
 @compiled
-def _join(maps, levels, b, start, joins, across, nodes):
+def _join(maps, levels, b, join, across, nodes):
     """All blocks but the first, added up at the nodes."""
-    for level in range(1, len(levels)):
-        own = _image(maps, levels[level], b)
-        part, target = across[: len(own)], nodes.reshape(len(nodes), -1)
-        _spread(own, start, joins[4][level - 1], joins[5][level - 1], part)
-        _stack(part.reshape(len(own), -1), joins[2][level - 1], joins[3][level - 1], target, level == 1)
+    first, at, near, down, _ = join
+    for level in range(len(at)):
+        own = _image(maps, levels[level + 1], b)
+        _spread(own, 0, at[level], near[level], across[first[level] : first[level + 1]])
+    _combine(across.reshape(len(across), -1), down, nodes.reshape(len(nodes), -1))
 
 
 @compiled
-def _part(nodes, joins, across, maps, levels, b, start):
+def _part(nodes, join, across, maps, levels, b):
     """The transpose of _join."""
-    for level in range(1, len(levels)):
-        own = _image(maps, levels[level], b)
-        part, source = across[: len(own)], nodes.reshape(len(nodes), -1)
-        _unstack(source, joins[2][level - 1], joins[3][level - 1], part.reshape(len(own), -1))
-        _unspread(part, joins[4][level - 1], joins[5][level - 1], own, start)
+    first, at, near, _, up = join
+    _combine(nodes.reshape(len(nodes), -1), up, across.reshape(len(across), -1))
+    for level in range(len(at)):
+        own = _image(maps, levels[level + 1], b)
+        _unspread(across[first[level] : first[level + 1]], at[level], near[level], own, 0)
 
 
 @compiled
@@ -111,12 +105,9 @@ def _image(maps, level, b):
 
 
 @compiled
-def _highest(cells, top, points):
-    """Each point's highest response, repeated for every column."""
-    top[:] = cells[0]
-    for i in range(1, len(cells)):
-        _raise(top, cells[i])
-    columns = top.reshape(len(cells), points)
+def _highest(top, points):
+    """From the highest response of every column and point to each point's, repeated for every column."""
+    columns = top.reshape(-1, points)
     for j in range(1, len(columns)):
         _raise(columns[0], columns[j])
     columns[1:] = columns[0]
@@ -211,28 +202,33 @@ def _spread(maps, start, at, near, rows):
 
 
 @compiled
-def _stack(rows, at, near, cells, new):
-    """Upsample along the rows, [h, all] -> [grid, all], over what is there or added to it."""
-    last = len(rows) - 1
-    for i in range(len(cells)):
-        p, q = near[i], F(1) - near[i]
-        a, b, target = rows[at[i]], rows[min(at[i] + 1, last)], cells[i]
-        for v in range(len(target)):
-            value = p * a[v] + q * b[v]
-            target[v] = value if new else target[v] + value
+def _combine(rows, matrix, targets):
+    """A sparse matrix times rows: each target is made of few of them, four of which are read at a time."""
+    who, factors = matrix
+    for i in range(len(targets)):
+        for m in range(0, who.shape[1], 4):
+            if m and factors[i, m] == 0:
+                break
+            _four(rows, who[i, m : m + 4], factors[i, m : m + 4], targets[i], m == 0)
 
 
 @compiled
-def _unstack(cells, at, near, rows):
-    """The transpose of _stack."""
-    last = len(rows) - 1
-    rows[:] = F(0)
-    for i in range(len(cells)):
-        p, q = near[i], F(1) - near[i]
-        source, a, b = cells[i], rows[at[i]], rows[min(at[i] + 1, last)]
-        for v in range(len(source)):
-            a[v] += p * source[v]
-            b[v] += q * source[v]
+def _four(rows, who, factors, target, new):
+    """Over what is there, or added to it."""
+    a, b, c, d = rows[who[0]], rows[who[1]], rows[who[2]], rows[who[3]]
+    p, q, r, s = factors[0], factors[1], factors[2], factors[3]
+    if new and r == 0:
+        for v in range(len(target)):
+            target[v] = p * a[v] + q * b[v]
+    elif new:
+        for v in range(len(target)):
+            target[v] = p * a[v] + q * b[v] + r * c[v] + s * d[v]
+    elif r == 0:
+        for v in range(len(target)):
+            target[v] += p * a[v] + q * b[v]
+    else:
+        for v in range(len(target)):
+            target[v] += p * a[v] + q * b[v] + r * c[v] + s * d[v]
 
 
 @compiled
