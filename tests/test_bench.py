@@ -14,7 +14,7 @@ from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
-from lead_ray.speed import measure, peers
+from lead_ray.speed import measure, peers, steps
 from lead_ray.speed.kept import markdown
 from lead_ray.speed.measure import Candidate
 from lead_ray.speed.readout import FEATURES, Readout, costs
@@ -157,15 +157,19 @@ class TestSameWork:
         assert a.shape == b.shape == (2, 3, 32, 32)
         assert not torch.equal(a, b)
 
-    def test_lightly_does_the_same_work(self):
-        pytest.importorskip("lightly", reason="lightly is not installed: pip install lightly")
-        images = pictures(4, CPU)
-        a, b = peers.lightly_views(ViewSettings(size=64))(peers.as_pil(images))
+    @pytest.mark.filterwarnings("ignore")  # theirs
+    @pytest.mark.parametrize("peer", steps.installed(), ids=lambda peer: peer.name)
+    @pytest.mark.parametrize("way", peers.WAYS, ids=lambda way: way.name)
+    def test_other_libraries_do_the_same_work(self, peer, way):
+        torch.manual_seed(0)
+        a, b = peer.views(ViewSettings(size=64))(peers.as_pil(pictures(4, CPU)))
         assert a.shape == b.shape == (4, 3, 64, 64)
-        step = peers.lightly_step(18, SMALL, 0.05, CPU, channels_last=True)
-        assert -1 <= step(a, b).item() <= 1
+        step = peer.step(18, SMALL, 0.05, CPU, way)
+        losses = [step(a, b).item() for _ in range(6)]
+        assert losses[-1] < losses[0], "it does not learn two pictures by heart"
 
 
+@pytest.mark.filterwarnings("ignore")  # of the other libraries, where they are installed
 @pytest.mark.parametrize(
     "command",
     [

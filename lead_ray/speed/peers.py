@@ -1,8 +1,12 @@
-"""The same work as others would do it: plain torch and torchvision, and lightly where it is installed."""
+"""The same work as others would do it: plain torch and torchvision, and lightly where it is installed.
+
+solo-learn, which needs more explaining, is in solo_learn.py.
+"""
 
 import copy
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +20,27 @@ from lead_ray.augmentation.views import ViewSettings
 from lead_ray.objectives.byol import ByolSettings, byol_loss
 
 LIGHTLY = find_spec("lightly") is not None
+
+
+class Way(NamedTuple):
+    """How a peer's network is run; its documentation has it as it comes, and so slowest."""
+
+    name: str
+    channels_last: bool = False
+    precision: torch.dtype = torch.float32
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
+
+    def laid_out(self, view: Tensor) -> Tensor:
+        return view.contiguous(memory_format=torch.channels_last) if self.channels_last else view
+
+
+WAYS = (
+    Way("fp32"),
+    Way("fp32, channels last", channels_last=True),
+    Way("bf16, channels last", channels_last=True, precision=torch.bfloat16),
+)
 BLUR_TAPS = 9  # a tenth of a 96 px view, BYOL's share; the package's own blur sums 17
 
 
@@ -123,7 +148,7 @@ class PlainByol:
 
 
 def lightly_step(
-    depth: int, settings: ByolSettings, learning_rate: float, device: torch.device, *, channels_last: bool
+    depth: int, settings: ByolSettings, learning_rate: float, device: torch.device, way: Way
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """BYOL's step as lightly's documentation writes it."""
     from lightly.loss import NegativeCosineSimilarity
@@ -134,7 +159,7 @@ def lightly_step(
     trunk = nn.Sequential(*list(trunk.children())[:-1], nn.Flatten()).to(device)
     head = BYOLProjectionHead(channels, settings.hidden, settings.dim).to(device)
     predictor = BYOLPredictionHead(settings.dim, settings.hidden, settings.dim).to(device)
-    if channels_last:
+    if way.channels_last:
         trunk.to(memory_format=torch.channels_last)
     target_trunk, target_head = copy.deepcopy(trunk), copy.deepcopy(head)
     deactivate_requires_grad(target_trunk)
@@ -146,12 +171,12 @@ def lightly_step(
     def step(a: Tensor, b: Tensor) -> Tensor:
         update_momentum(trunk, target_trunk, m=settings.momentum)
         update_momentum(head, target_head, m=settings.momentum)
-        if channels_last:
-            a, b = (view.contiguous(memory_format=torch.channels_last) for view in (a, b))
-        predictions = [predictor(head(trunk(view))) for view in (a, b)]
-        with torch.no_grad():
-            targets = [target_head(target_trunk(view)) for view in (a, b)]
-        loss = 0.5 * (criterion(predictions[0], targets[1]) + criterion(predictions[1], targets[0]))
+        a, b = way.laid_out(a), way.laid_out(b)
+        with way.autocast(device):
+            predictions = [predictor(head(trunk(view))) for view in (a, b)]
+            with torch.no_grad():
+                targets = [target_head(target_trunk(view)) for view in (a, b)]
+            loss = 0.5 * (criterion(predictions[0], targets[1]) + criterion(predictions[1], targets[0]))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

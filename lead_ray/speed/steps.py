@@ -1,7 +1,10 @@
 """Speed of stage 1: views alone, and whole steps from uint8 images to updated weights."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +16,7 @@ from lead_ray.augmentation.views import ViewSettings
 from lead_ray.machine import keep_freed_memory
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
-from lead_ray.speed import peers
+from lead_ray.speed import peers, solo_learn
 from lead_ray.speed.measure import Candidate, Measured, compare, report
 from lead_ray.stage import pick_device
 from lead_ray.train import Optim
@@ -47,6 +50,23 @@ def pictures(n: int, device: torch.device, side: int = 136) -> Tensor:
     return (255 * smooth).to(torch.uint8).contiguous(memory_format=torch.channels_last).to(device)
 
 
+class Peer(NamedTuple):
+    """Another library, where it is installed."""
+
+    name: str
+    views: Callable
+    step: Callable
+
+
+def installed() -> list[Peer]:
+    found = []
+    if peers.LIGHTLY:
+        found.append(Peer("lightly", peers.lightly_views, peers.lightly_step))
+    if solo_learn.INSTALLED:
+        found.append(Peer("solo-learn", solo_learn.views, solo_learn.step))
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Views(Bench):
     """Two augmented, normalised views of 136 px images."""
@@ -63,9 +83,10 @@ class Views(Bench):
             candidates.append(
                 Candidate(name="torchvision v2", call=lambda: peers.torchvision_views(images, self.views))
             )
-            if peers.LIGHTLY:
-                transform, pil = peers.lightly_views(self.views), peers.as_pil(images)
-                candidates.append(Candidate(name="lightly", call=lambda: transform(pil)))
+            pil = peers.as_pil(images)
+            for name, make, _ in installed():
+                transform = make(self.views)
+                candidates.append(Candidate(name=name, call=partial(transform, pil)))
 
         def batched() -> None:
             for view in (0, 1):
@@ -101,13 +122,13 @@ class Step(Bench):
         device = self.start()
         images = pictures(self.batch, device)
         candidates = [self.plain(images, device)]
-        if peers.LIGHTLY and device.type == "cpu":
-            candidates += [self.lightly(images, device, last) for last in (False, True)]
-        precisions = [torch.float32]
-        if train.resolve_precision("auto", device) == torch.bfloat16:
-            precisions.append(torch.bfloat16)
-        ways = (False, True) if self.compile else (False,)
-        candidates += [self.ours(images, device, precision, way) for way in ways for precision in precisions]
+        bf16 = train.resolve_precision("auto", device) == torch.bfloat16
+        ways = [way for way in peers.WAYS if bf16 or way.precision == torch.float32]
+        if device.type == "cpu":
+            candidates += [self.peer(images, device, peer, way) for peer in installed() for way in ways]
+        precisions = [torch.float32, torch.bfloat16] if bf16 else [torch.float32]
+        compiled = (False, True) if self.compile else (False,)
+        candidates += [self.ours(images, device, precision, each) for each in compiled for precision in precisions]
         found = compare(candidates, images=self.batch, rounds=self.rounds, device=device)
         report(f"BYOL, ResNet-{self.depth}, {self.views.size} px, batch {self.batch}", found, self.out, self)
         return found
@@ -121,11 +142,11 @@ class Step(Bench):
 
         return Candidate(name="plain torch, torchvision v2, fp32", call=call, precision=torch.float32)
 
-    def lightly(self, images: Tensor, device: torch.device, channels_last: bool) -> Candidate:
-        step = peers.lightly_step(self.depth, self.objective, self.optim.lr, device, channels_last=channels_last)
-        transform, pil = peers.lightly_views(self.views), peers.as_pil(images)
-        name = "lightly, fp32" + ", channels last" * channels_last
-        return Candidate(name=name, call=lambda: step(*transform(pil)), precision=torch.float32)
+    def peer(self, images: Tensor, device: torch.device, peer: Peer, way: peers.Way) -> Candidate:
+        step = peer.step(self.depth, self.objective, self.optim.lr, device, way)
+        transform, pil = peer.views(self.views), peers.as_pil(images)
+        name = f"{peer.name}, {way.name}"
+        return Candidate(name=name, call=lambda: step(*transform(pil)), precision=way.precision)
 
     def ours(self, images: Tensor, device: torch.device, precision: torch.dtype, compiled: bool) -> Candidate:
         learner = Byol(Trunk(TrunkSettings(depth=self.depth)), self.objective)
