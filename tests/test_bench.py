@@ -128,29 +128,37 @@ class TestSameWork:
         losses = [learner.train()(*views)["loss"] for learner in (naive, ours)]
         torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
 
-    def test_our_step_follows_the_plain_one(self):
-        """Channels last, fused optimiser, one-call moving average: rounding only, which grows a hundredfold a step."""
+    def test_our_step_is_the_plain_one(self):
+        """Channels last, BatchNorm with ReLU, fused optimiser, one-call moving average: from the same weights the same
+        loss and the same changes, but for rounding and the ReLUs that it opens or closes."""
         torch.manual_seed(0)
         plain = peers.PlainByol(18, SMALL, 0.01, CPU)
         learner = Byol(Trunk(TrunkSettings(depth=18)), SMALL)
-        for source, target in (
+        pairs = (
             (plain.online[0], learner.trunk),
             (plain.online[1], learner.projector),
             (plain.predictor, learner.predictor),
             (plain.target[0], learner.target[0]),
             (plain.target[1], learner.target[1]),
-        ):
-            target.load_state_dict(source.state_dict())
+        )
         learner = learner.to(memory_format=torch.channels_last).train()
         optimizer = train.make_optimizer(learner, Optim(lr=0.01))
         for group in optimizer.param_groups:
             group["lr"] = 0.01
         for _ in range(3):
+            for theirs, mine in pairs:
+                mine.load_state_dict(theirs.state_dict())
+            before = [[value.detach().clone() for value in theirs.parameters()] for theirs, _ in pairs]
             a, b = augment.normalise(pictures(32, CPU, side=48) / 255).chunk(2)
             expected = plain.step(a, b)
             got = train.train_step(learner, optimizer, (a, b), torch.float32)["loss"]
             learner.after_step(0.0)
-            torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+            for (theirs, mine), old in zip(pairs, before, strict=True):
+                for known, ours, value in zip(theirs.parameters(), mine.parameters(), old, strict=True):
+                    assert (ours - known).norm() <= 0.05 * (known - value).norm() + 1e-6
+                for known, ours in zip(theirs.buffers(), mine.buffers(), strict=True):
+                    torch.testing.assert_close(ours, known, rtol=1e-3, atol=1e-4)
 
     def test_torchvision_views_are_normalised_views(self):
         a, b = peers.torchvision_views(pictures(2, CPU), ViewSettings(size=32))

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
@@ -41,7 +42,6 @@ class Trunk(nn.Module):
         planes = [int(64 * settings.width) * 2**level for level in range(4)]
         self.conv1 = nn.Conv2d(3, planes[0], 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(planes[0])
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = planes[0]
         for level, (width, count) in enumerate(zip(planes, LAYERS[settings.depth], strict=True), start=1):
@@ -58,7 +58,7 @@ class Trunk(nn.Module):
 
         Shapes: four maps [b, channels[l], h / 4 / 2^l, w / 4 / 2^l], after their last ReLU.
         """
-        features = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        features = self.maxpool(normed(self.bn1, self.conv1(images)))
         blocks = []
         for level in range(1, 5):
             features = getattr(self, f"layer{level}")(features)
@@ -83,17 +83,17 @@ class Block(nn.Module):
             self.add_module(f"conv{number}", convolution)
             self.add_module(f"bn{number}", nn.BatchNorm2d(width))
         self.count = len(sizes)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut
 
     def forward(self, features: Tensor) -> Tensor:
-        shortcut = features if self.downsample is None else self.downsample(features)
+        shortcut = features
+        if self.downsample is not None:
+            convolution, norm = self.downsample
+            shortcut = normed(norm, convolution(features), relu=False)
         for number in range(1, 1 + self.count):
-            features = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(features))
-            if number < self.count:
-                features = self.relu(features)
-        features += shortcut
-        return self.relu(features)
+            norm, last = getattr(self, f"bn{number}"), number == self.count
+            features = normed(norm, getattr(self, f"conv{number}")(features), shortcut if last else None)
+        return features
 
 
 class BasicBlock(Block):
@@ -112,6 +112,19 @@ class Bottleneck(Block):
 
     def __init__(self, channels: int, width: int, stride: int, shortcut: nn.Module | None):
         super().__init__([(channels, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1)], shortcut)
+
+
+def normed(norm: nn.Module, features: Tensor, shortcut: Tensor | None = None, *, relu: bool = True) -> Tensor:
+    """relu(norm(features) + shortcut), which may take the place of the features."""
+    if norm.training and features.device.type == "cpu" and not torch.compiler.is_compiling():
+        from lead_ray.models import norm_cpu
+
+        if norm_cpu.usable(norm, features, shortcut):
+            return norm_cpu.normed(norm, features, shortcut, relu)
+    features = norm(features)
+    if shortcut is not None:
+        features += shortcut
+    return F.relu(features, inplace=True) if relu else features
 
 
 def _layer(block: type[Block], channels: int, width: int, count: int, stride: int) -> nn.Sequential:
