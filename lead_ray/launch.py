@@ -2,7 +2,6 @@
 
 import dataclasses
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -192,9 +191,10 @@ def _train(stage: Stage, folder: RunFolder, end: Any) -> None:
     )
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // worker.world)
     decode = partial(ingest.by_ray_data, at_once=at_once)
-    # Nothing is reported to Ray: its report() holds all workers until the controller looks, every two seconds, and
-    # what it would tell is in metrics.jsonl.
-    deque(work(stage, folder, open_images(stage, worker, decode), worker), maxlen=0)
+    # What it yields is in metrics.jsonl. Told to Ray as well, it would wait wherever it comes faster than Ray's
+    # controller looks, every two seconds.
+    for _ in work(stage, folder, open_images(stage, worker, decode), worker):
+        pass
 
 
 def _notices(end: Any) -> Callable[[int], Notice | None]:

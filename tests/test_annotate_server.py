@@ -249,9 +249,16 @@ def test_a_model_that_is_not_there_is_said_at_once_and_not_kept(project, tmp_pat
 def test_what_the_network_is_shown_is_kept_with_the_project(project, tmp_path):
     project.close()
     folders = tmp_path / "project", tmp_path / "images"
-    for given, side in ((None, None), (128, 128), (None, 128), (160, 160)):
-        with closing(Project(*folders, side=given)) as opened:
-            assert opened.side == side
+    for model, given, side in (
+        (None, None, None),
+        ("a", 128, 128),
+        (None, None, 128),
+        (None, 160, 160),
+        ("a", None, 160),
+        ("b", None, None),
+    ):
+        with closing(Project(*folders, model=model, side=given)) as opened:
+            assert (opened.model, opened.side) == (model or opened.model, side)
     with pytest.raises(ValueError, match="side must be at least 32 pixels, got 8"):
         Annotate(images=folders[1], side=8)
     model = Path(lead_ray.__file__).parent / "models" / "synthetic-faces.safetensors"

@@ -174,7 +174,7 @@ class TestSameWork:
         assert a.shape == b.shape == (4, 3, 64, 64)
         step = peer.step(18, SMALL, 0.05, CPU, way)
         losses = [step(a, b).item() for _ in range(6)]
-        assert losses[-1] < losses[0], "it does not learn two pictures by heart"
+        assert losses[-1] < losses[0] - 0.1, "it does not learn four pictures by heart"
 
 
 @pytest.mark.filterwarnings("ignore")  # of the other libraries, where they are installed

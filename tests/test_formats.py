@@ -135,6 +135,9 @@ def test_a_box_that_only_coco_wants_is_none(tmp_path):
     formats.write("coco", labels, tmp_path / "coco.json")
     assert boxes.read(tmp_path / "coco.json") == {"b.png": [(1, 2, 9, 8)]}
     assert [one.box for one in formats.read("coco", tmp_path / "coco.json").images] == [None, (1, 2, 9, 8)]
+    formats.write("coco", replace(labels, images=labels.images[:1]), tmp_path / "coco.json")
+    with pytest.raises(ValueError, match="no annotation has a box of its own; leave --boxes away"):
+        boxes.read(tmp_path / "coco.json")
 
 
 def test_pixel_conventions_by_hand(tmp_path, folder):

@@ -34,7 +34,7 @@ class Head(NamedTuple):
     dashboard: str
     environment: dict[str, str]
 
-    def jobs(self, *words: str, **options) -> subprocess.CompletedProcess:
+    def jobs(self, *words: str) -> subprocess.CompletedProcess:
         """`ray job ...`, its output together."""
         called = [RAY, "job", words[0], "--address", self.dashboard, *words[1:]]
         return subprocess.run(
@@ -44,7 +44,7 @@ class Head(NamedTuple):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            **options,
+            timeout=300,
         )
 
 
@@ -123,8 +123,12 @@ def test_jobs_end_as_their_commands_do_and_go_on_when_submitted_again(head, data
     again = submit(words)
     assert again.returncode == 0, again.stdout
     assert f"stage1 lead: {folder.path}" in again.stdout, "does not say where results are"
+    before = torch.get_num_threads()
     torch.set_num_threads(cores())  # as the worker did
-    same(folder, launch.run(stage1(Pretrain, data, tmp_path / "undisturbed", optim=LONG)))
+    try:
+        same(folder, launch.run(stage1(Pretrain, data, tmp_path / "undisturbed", optim=LONG)))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_nodes_come_for_a_run_and_go_after_it(head, data, tmp_path):

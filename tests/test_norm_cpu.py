@@ -16,6 +16,17 @@ TYPES = {torch.float32: 5e-6, torch.bfloat16: 2**-8}
 """Precision -> half a unit in the last place of a bf16, and some eighty of a float32: channels may have large means."""
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small():
+    """Have it serve maps of any size, on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(norm_cpu, "LEAST", 1)
+        yield
+    torch.set_num_threads(before)
+
+
 def draw(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
     """A map, channels last, whose channels have means that are large beside their deviations."""
     source = torch.Generator().manual_seed(seed)
@@ -62,7 +73,7 @@ def test_results_gradients_and_statistics_are_those_of_float64(shape, dtype, rel
     shortcut = draw(*shape, seed=seed + 2, dtype=dtype) if added else None
     norm = norm_of(shape[1], seed)
     assert norm_cpu.usable(norm, features, shortcut)
-    found = run(norm, features, shortcut, relu, sent, norm_cpu.normed)
+    found = run(norm, features, shortcut, relu, sent, norm_cpu.fused)
     given = [None if each is None else each.double() for each in (features, shortcut, sent)]
     # Where a sum rounds to nothing the ReLU may close or not: both are right there.
     exact = plainly(copy.deepcopy(norm).double(), *given[:2], False).detach()
@@ -88,8 +99,8 @@ def test_by_hand():
     nn.init.constant_(norm.bias, 1.0)
     features = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
     shortcut = torch.full_like(features, -4.0)
-    assert norm_cpu.normed(norm, features, shortcut, False).flatten().tolist() == [-5.0, -1.0]
-    assert norm_cpu.normed(norm, features, shortcut, True).flatten().tolist() == [0.0, 0.0]
+    assert norm_cpu.fused(norm, features, shortcut, False).flatten().tolist() == [-5.0, -1.0]
+    assert norm_cpu.fused(norm, features, shortcut, True).flatten().tolist() == [0.0, 0.0]
     assert norm.running_mean.item() == 1.5  # 0, 1, 1.5
     assert norm.running_var.item() == 1.75  # 1, 1.5, 1.75: of 2, the variance with n - 1
     assert norm.num_batches_tracked.item() == 2
@@ -100,7 +111,7 @@ def test_by_hand():
 def test_what_is_no_number_stays_so(spoilt, dtype):
     features = draw(2, 3, 4, 4, seed=0, dtype=dtype)
     features[1, 2, 0, 0] = spoilt
-    result = norm_cpu.normed(norm_of(3), features, None, True)
+    result = norm_cpu.fused(norm_of(3), features, None, True)
     assert result[:, 2].isnan().any() and result[:, :2].isfinite().all()
 
 
@@ -115,22 +126,43 @@ def test_statistics_that_are_not_tracked_stay():
     assert all(torch.equal(value, kept[name]) for name, value in norm.state_dict().items())
 
 
-def test_threads_share_it_out(monkeypatch):
-    monkeypatch.setattr(norm_cpu, "WORTH", 1)
-    given = [draw(4, 24, 9, 9, seed=seed, dtype=torch.float32) for seed in range(3)]
-    found = {}
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            found[threads] = run(norm_of(24), given[0], given[1], True, given[2], norm_cpu.normed)
-    finally:
-        torch.set_num_threads(before)
-    for one, three in zip(*found.values(), strict=True):
-        torch.testing.assert_close(one, three, rtol=1e-5, atol=1e-5)
+def test_one_outlier_where_the_statistics_begin_costs_nothing():
+    features = draw(8, 2, 48, 48, seed=0, dtype=torch.float32)
+    features[0, :, 0, 0] = 1000.0
+    exact = features.double().var((0, 2, 3), correction=1)
+    norm = nn.BatchNorm2d(2, momentum=1.0)
+    norm_cpu.fused(norm, features, None, False)
+    torch.testing.assert_close(norm.running_var.double(), exact, rtol=1e-5, atol=0)
 
 
-def test_what_it_leaves_to_torch():
+@pytest.mark.parametrize("frozen", ["features", "norm", "shortcut"])
+def test_frozen_parts_and_expanded_gradients(frozen):
+    norm, features, shortcut = norm_of(5), *(draw(3, 5, 4, 4, seed=seed, dtype=torch.float32) for seed in (0, 1))
+    leaves = {"features": [features], "shortcut": [shortcut], "norm": list(norm.parameters())}
+    found = []
+    for how in (norm_cpu.fused, plainly):
+        for name, tensors in leaves.items():
+            for tensor in tensors:
+                tensor.grad = None
+                tensor.requires_grad_(name != frozen)
+        how(norm, features, shortcut, True).sum().backward()
+        found.append([tensor.grad for tensors in leaves.values() for tensor in tensors])
+    for got, known in zip(*found, strict=True):
+        assert (got is None) == (known is None)
+        if known is not None:
+            torch.testing.assert_close(got, known, rtol=1e-4, atol=1e-5)
+
+
+def test_a_shortcut_that_is_the_input_itself():
+    features, sent = (draw(3, 5, 4, 4, seed=seed, dtype=torch.float32) for seed in (0, 1))
+    found = []
+    for how in (norm_cpu.fused, plainly):
+        leaf = features.clone().requires_grad_()
+        found.append(torch.autograd.grad(how(norm_of(5), leaf, leaf, True), leaf, sent)[0])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_what_it_leaves_to_torch(monkeypatch):
     norm, features = norm_of(3), draw(2, 3, 4, 4, seed=0, dtype=torch.float32)
     assert norm_cpu.usable(norm, features, features)
     assert not norm_cpu.usable(norm, features.contiguous(), None)
@@ -140,6 +172,17 @@ def test_what_it_leaves_to_torch():
     assert not norm_cpu.usable(norm_of(3).eval(), features, None)
     assert not norm_cpu.usable(SyncBatchNorm(3), features, None)
     assert not norm_cpu.usable(nn.BatchNorm2d(3, affine=False), features, None)
+    without = norm_of(3)
+    without.running_mean = None
+    assert not norm_cpu.usable(without, features, None)
+    hooked = norm_of(3)
+    hooked.register_forward_hook(lambda *_: None)
+    assert not norm_cpu.usable(hooked, features, None)
+    monkeypatch.setattr(norm_cpu, "LEAST", features.numel() + 1)
+    assert not norm_cpu.usable(norm, features, None)
+    monkeypatch.setattr(norm_cpu, "LEAST", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert not norm_cpu.usable(norm, features, None)
     # Its in-place sum must not reach what it was given.
     kept = features.clone()
     normed(norm_of(3).eval(), features, features)
@@ -158,7 +201,10 @@ def test_a_trunk_in_training_is_the_plain_one(monkeypatch):
             each for each in network.buffers() if each.is_floating_point()
         ]
 
+    served, fused = [], norm_cpu.fused
+    monkeypatch.setattr(norm_cpu, "fused", lambda norm, *given: served.append(norm) or fused(norm, *given))
     ours = trained(copy.deepcopy(trunk))
+    assert len(served) == sum(isinstance(module, nn.BatchNorm2d) for module in trunk.modules())
     monkeypatch.setattr(norm_cpu, "usable", lambda *_: False)
     for found, known in zip(ours, trained(trunk), strict=True):
         assert float((found - known).norm()) <= 1e-4 * float(known.norm())

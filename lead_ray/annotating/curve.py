@@ -8,7 +8,7 @@ from lead_ray import storage
 
 
 class Curve:
-    """Errors that are kept with the project; begun anew when the schema's points or its normaliser change."""
+    """Errors that are kept with the project; begun anew when what they depend on changes: schema, model, its input."""
 
     def __init__(self, path: Path):
         self._path = path

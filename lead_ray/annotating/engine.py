@@ -153,8 +153,9 @@ class Engine(threading.Thread):
         """One more point of the curve."""
         held_out = self._proposer.held_out_error()
         if held_out is not None:
+            shown = {"model": self._project.model, "side": self._proposer.framing.side}
             self._curve.add(
-                outline_to_json(self._outline),
+                outline_to_json(self._outline) | shown,
                 images=held_out.images,
                 error=held_out.error,
                 standard_error=held_out.standard_error,

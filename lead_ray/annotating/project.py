@@ -41,7 +41,7 @@ class Project:
     def __init__(self, path: Path, images: Path, *, model: str | None = None, side: int | None = None):
         """Open a project, or begin one.
 
-        model, side: None is what the project was last opened with.
+        model, side: None is what the project was last opened with; another model begins with its own side.
         Raises: FileNotFoundError, ValueError if the images are not there, the journal is damaged, or the project is
           of other images.
         """
@@ -58,7 +58,8 @@ class Project:
                     f"project={str(path)!r} is of the images in {kept['images']}, not {about['images']}: name another "
                     f"--project, or, if that folder was moved, change it in {stamp}"
                 )
-            about |= {"model": model or kept.get("model"), "side": side or kept.get("side")}
+            if model in (None, kept.get("model")):
+                about |= {"model": kept.get("model"), "side": side or kept.get("side")}
         _write_json(stamp, about)
         self.model: str | None = about["model"]
         self.side: int | None = about["side"]

@@ -16,6 +16,14 @@ from lead_ray.formats import jsons
 from lead_ray.formats.sizes import Sizes
 from lead_ray.landmarks.labels import LabelledImage, Labels, Mark, Schema, palette, schema_from_json, schema_to_json
 
+OF_POINTS = "of the points"
+
+
+def is_of_points(annotation: dict) -> bool:
+    """Whether its "bbox" is there only because COCO wants one."""
+    said = annotation.get("lead_ray")
+    return isinstance(said, dict) and said.get("bbox") == OF_POINTS
+
 
 def write(schema: Schema, images: Iterable[LabelledImage], path: Path) -> None:
     content = schema_to_json(schema)
@@ -66,7 +74,7 @@ def _annotations(images: Iterable[LabelledImage], numbers: dict[str, int]) -> It
             "iscrowd": 0,
         }
         if image.box is None:
-            entry["lead_ray"] = {"bbox": "of the points"}
+            entry["lead_ray"] = {"bbox": OF_POINTS}
         if image.confidence is not None:
             entry["confidence"] = [jsons.number(value) for value in image.confidence]
             entry["score"] = jsons.number(image.confidence.mean())
@@ -136,7 +144,7 @@ def _image(where: str, entry: dict, file: str, size: tuple[int, int], count: int
     triples = np.array(keypoints, np.float64).reshape(-1, 3)
     marks = triples[:, 2].clip(0, 2).astype(np.uint8)
     box = None
-    if entry.get("bbox") is not None and "lead_ray" not in entry:
+    if entry.get("bbox") is not None and not is_of_points(entry):
         box = tuple(jsons.numbers(where, entry, "bbox", 4))
     confidence = entry.get("confidence")
     if confidence is not None:

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from lead_ray.formats import jsons
+from lead_ray.formats import coco, jsons
 from lead_ray.formats.table import BOX, number, opened
 from lead_ray.landmarks.framing import Box
 
@@ -44,8 +44,12 @@ def _of_coco(path: Path) -> list[tuple[str, Box]]:
     for where, entry in jsons.entries(str(path), content, "annotations"):
         if entry.get("image_id") not in names:
             raise ValueError(f"{where}: image_id {entry.get('image_id')!r} is not among the images")
-        if "lead_ray" in entry:
+        if coco.is_of_points(entry):
             continue
         file = jsons.field(where, names[entry["image_id"]], "file_name", str)
         found.append((file, tuple(jsons.numbers(where, entry, "bbox", 4))))
+    if not found:
+        raise ValueError(
+            f"{path}: no annotation has a box of its own; leave --boxes away, or say where the objects are"
+        )
     return found

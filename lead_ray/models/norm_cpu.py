@@ -1,16 +1,13 @@
-"""BatchNorm, the sum with a shortcut and ReLU together on a CPU in training: relu(norm(x) + shortcut), and back.
+"""BatchNorm, the sum with a shortcut and ReLU together, on one thread of a CPU in training, forward and back.
 
 What lies between two convolutions is bound by memory, and takes as long as the convolutions in bf16. torch's operators
-pass over a map five times going forward; here it is two times, for the statistics and for the result. Sums over 256
-rows are float32, those over all of them float64.
+pass over a map five times going forward; here it is twice, for the statistics and for the result. Sums over 256 rows
+are float32, those over all of them float64. Several threads are left to torch, whose own they are: others beside them
+cost as much as is gained here. So it serves workers that have a core each.
 """
 
 import inspect
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,26 +19,33 @@ from torch.autograd.function import once_differentiable
 
 F = np.float32
 TOGETHER = 256  # rows summed in float32
-WORTH = 2**16  # values a thread should have at least
+LEAST = 2**19  # values of a map from which on this is faster than torch's operators
 WIDE = 256  # values a loop should run over at least: of few channels, so many rows are taken as one
 
 
 def usable(norm: nn.Module, features: Tensor, shortcut: Tensor | None) -> bool:
-    """Whether normed() serves features on a CPU; other layouts, precisions, kinds and evaluation are torch's."""
+    """Whether fused() is to serve features on a CPU: large ones in training, whose layout and precision it knows.
+
+    It is no place for hooks, and has first derivatives in reverse only.
+    """
     return (
         type(norm) is nn.BatchNorm2d
         and norm.training
         and norm.affine
-        and (norm.momentum is not None or not norm.track_running_stats)
+        and (not norm.track_running_stats or (norm.momentum is not None and norm.running_mean is not None))
         and norm.weight.dtype == torch.float32
+        and not (norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks)
+        and type(features) is Tensor
         and features.dtype in (torch.bfloat16, torch.float32)
         and features.is_contiguous(memory_format=torch.channels_last)
+        and features.numel() >= LEAST
         and _count(features) > 1
         and (shortcut is None or (shortcut.dtype == features.dtype and shortcut.shape == features.shape))
+        and torch.get_num_threads() == 1
     )
 
 
-def normed(
+def fused(
     norm: nn.BatchNorm2d, features: Float[Tensor, "b c h w"], shortcut: Float[Tensor, "b c h w"] | None, relu: bool
 ) -> Float[Tensor, "b c h w"]:
     """relu(norm(features) + shortcut); carries gradients, moves the running statistics if they are tracked."""
@@ -59,8 +63,8 @@ class _Normed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features, weight, bias, shortcut, relu, eps):
         count, x = _count(features), _rows(features)
-        near = features[0, :, 0, 0].detach().float().numpy()
-        total, square = _summed(_sums, features.shape[1], x, then=(_tiled(near, x),))
+        near = features[:, :, features.shape[2] // 2, features.shape[3] // 2].detach().float().mean(0).numpy()
+        total, square = _summed(_sums, features.shape[1], x, _tiled(near, x))
         with np.errstate(invalid="ignore"):  # what is infinite gets no number, as torch gives it none
             mean = near + total / count
             variance = np.maximum(square / count - (total / count) ** 2, 0)
@@ -69,10 +73,10 @@ class _Normed(torch.autograd.Function):
         affine = _tiled(scale, x), _tiled(bias.detach().numpy() - mean * scale, x)
         result = torch.empty_like(features)
         if shortcut is None:
-            _shared(_apply, x, _rows(result), then=(*affine, relu))
+            _apply(x, _rows(result), *affine, relu)
         else:
             other = _rows(shortcut.contiguous(memory_format=torch.channels_last))
-            _shared(_apply_and_add, x, other, _rows(result), then=(*affine, relu))
+            _apply_and_add(x, other, _rows(result), *affine, relu)
         ctx.relu, ctx.added, ctx.mean, ctx.inverse = relu, shortcut is not None, mean, inverse
         ctx.save_for_backward(features, weight, result if relu else None)
         found = torch.from_numpy(mean.astype(F)), torch.from_numpy(variance.astype(F))
@@ -87,17 +91,17 @@ class _Normed(torch.autograd.Function):
         gradient = gradient.to(features.dtype).contiguous(memory_format=torch.channels_last)
         x, d, centre = _rows(features), _rows(gradient), _tiled(ctx.mean, _rows(features))
         if result is None:
-            total, slope = _summed(_slopes, channels, d, x, then=(centre,))
+            total, slope = _summed(_slopes, channels, d, x, centre)
         else:
             # What the ReLU lets through is the shortcut's, too.
             gradient = torch.empty_like(gradient)
             passed = _rows(gradient)
-            total, slope = _summed(_passed_slopes, channels, d, _rows(result), x, passed, then=(centre,))
+            total, slope = _summed(_passed_slopes, channels, d, _rows(result), x, passed, centre)
             d = passed
         scale = ctx.inverse * weight.detach().numpy()
         parts = scale, -scale * ctx.inverse**2 * slope / count, -scale * total / count
         back = torch.empty_like(features)
-        _shared(_gradient, d, x, _rows(back), then=(centre, *(_tiled(part, x) for part in parts)))
+        _gradient(d, x, _rows(back), centre, *(_tiled(part, x) for part in parts))
         of_weight, of_bias = (torch.from_numpy(part.astype(F)) for part in (slope * ctx.inverse, total))
         return back, of_weight, of_bias, gradient if ctx.added else None, None, None
 
@@ -121,32 +125,11 @@ def _tiled(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.tile(values.astype(F), rows.shape[1] // len(values))
 
 
-def _shared(call: Callable, *rows: np.ndarray, then: tuple = ()) -> list:
-    """call(*rows, *then) on parts of the rows, shared out over torch's threads; what each gave."""
-    count = len(rows[0])
-    threads = min(torch.get_num_threads(), count, 1 + rows[0].size // WORTH)
-    if threads == 1:
-        return [call(*rows, *then)]
-    spans = [slice(*pair) for pair in pairwise(count * i // threads for i in range(threads + 1))]
-    pool = _pool(os.getpid(), torch.get_num_threads())
-    return list(pool.map(lambda span: call(*(each[span] for each in rows), *then), spans))
-
-
-@cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Of this process: threads do not live on in a fork."""
-    return ThreadPoolExecutor(threads)
-
-
-def _summed(call: Callable, channels: int, *rows: np.ndarray, then: tuple = ()) -> np.ndarray:
+def _summed(call: Callable, channels: int, *given: np.ndarray) -> np.ndarray:
     """Two sums for every channel, [2, channels] in float64."""
-
-    def part(*given) -> np.ndarray:
-        totals = np.zeros((2, rows[0].shape[1]))
-        call(*given, totals)
-        return totals
-
-    return sum(_shared(part, *rows, then=then)).reshape(2, -1, channels).sum(1)
+    totals = np.zeros((2, given[0].shape[1]))
+    call(*given, totals)
+    return totals.reshape(2, -1, channels).sum(1)
 
 
 def _compiled(function: Callable) -> Callable:

@@ -115,12 +115,12 @@ class Bottleneck(Block):
 
 
 def normed(norm: nn.Module, features: Tensor, shortcut: Tensor | None = None, *, relu: bool = True) -> Tensor:
-    """relu(norm(features) + shortcut), which may take the place of the features."""
+    """relu(norm(features) + shortcut). Where the norm was folded away, the result takes the place of the features."""
     if norm.training and features.device.type == "cpu" and not torch.compiler.is_compiling():
         from lead_ray.models import norm_cpu
 
         if norm_cpu.usable(norm, features, shortcut):
-            return norm_cpu.normed(norm, features, shortcut, relu)
+            return norm_cpu.fused(norm, features, shortcut, relu)
     features = norm(features)
     if shortcut is not None:
         features += shortcut

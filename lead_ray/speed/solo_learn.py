@@ -70,7 +70,10 @@ def views(settings: ViewSettings) -> Callable[[list[Image.Image]], tuple[Tensor,
 def step(
     depth: int, settings: ByolSettings, learning_rate: float, device: torch.device, way: Way
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """solo.methods.BYOL's training step, with what Lightning does around it."""
+    """solo.methods.BYOL's training step, with what Lightning does around it; returns BYOL's own part of the loss.
+
+    Beside it, the method always trains a linear classifier on detached features: a small part of the time.
+    """
     _spare_pl_bolts()
     from solo.methods import BYOL
 
@@ -84,7 +87,7 @@ def step(
         momentum_classifier=False,
         encoder=f"resnet{depth}",
         backbone_args={},
-        num_classes=2,  # of the linear classifier that it always trains beside
+        num_classes=2,
         batch_size=0,
         optimizer="sgd",
         lars=False,
@@ -98,7 +101,8 @@ def step(
         num_small_crops=0,
         **schedule,
     ).to(device)
-    method.log_dict = lambda *given, **options: None  # the trainer's
+    said: dict[str, Tensor] = {}
+    method.log_dict = lambda metrics, **options: said.update(metrics)  # the trainer's
     if way.channels_last:
         method.to(memory_format=torch.channels_last)
     optimizer = method.configure_optimizers()
@@ -112,6 +116,6 @@ def step(
         optimizer.step()
         for pair in method.momentum_pairs:
             method.momentum_updater.update(*pair)
-        return loss.detach()
+        return said["train_neg_cos_sim"].detach()
 
     return call
