@@ -153,7 +153,7 @@ class Engine(threading.Thread):
         """One more point of the curve."""
         held_out = self._proposer.held_out_error()
         if held_out is not None:
-            shown = {"model": self._project.model, "side": self._proposer.framing.side}
+            shown = {"model": self._project.model, "side": self._project.side}
             self._curve.add(
                 outline_to_json(self._outline) | shown,
                 images=held_out.images,
