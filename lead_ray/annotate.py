@@ -41,8 +41,8 @@ class Annotate:
     """A finished run's folder, or a file of encoder weights, that proposes points; if not given, what the project was
     last opened with."""
     side: int | None = None
-    """Side in pixels of what the network is shown; if not given, what the project was last opened with, at first what
-    the model was trained for. 128 or 160 tell finer, and take longer; give `lead-ray fit` the same."""
+    """Side in pixels of what the network is shown; if not given, what the project was last opened with, or with another
+    model what that was trained for. 128 or 160 tell finer, and take longer; give `lead-ray fit` the same."""
     project: Path | None = None
     """Folder that receives the labels; if not given, landmarks-NAME here, with NAME that of the folder of images."""
     port: int | None = None

@@ -251,7 +251,8 @@ def test_what_the_network_is_shown_is_kept_with_the_project(project, tmp_path):
     folders = tmp_path / "project", tmp_path / "images"
     for model, given, side in (
         (None, None, None),
-        ("a", 128, 128),
+        (None, 128, 128),
+        ("a", None, 128),
         (None, None, 128),
         (None, 160, 160),
         ("a", None, 160),

@@ -138,6 +138,23 @@ def test_a_box_that_only_coco_wants_is_none(tmp_path):
     formats.write("coco", replace(labels, images=labels.images[:1]), tmp_path / "coco.json")
     with pytest.raises(ValueError, match="no annotation has a box of its own; leave --boxes away"):
         boxes.read(tmp_path / "coco.json")
+    content = json.loads((tmp_path / "coco.json").read_text())
+    del content["annotations"][0]["bbox"]
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="no annotation has a box of its own"):
+        boxes.read(tmp_path / "coco.json")
+
+
+def test_rows_without_boxes(tmp_path):
+    formats.write(
+        "csv",
+        Labels(schema=SCHEMA, images=(image("a.png"), image("b.png", box=(1.0, 2.0, 9.0, 8.0)))),
+        tmp_path / "a.csv",
+    )
+    assert boxes.read(tmp_path / "a.csv") == {"b.png": [(1, 2, 9, 8)]}
+    formats.write("csv", Labels(schema=SCHEMA, images=(image("a.png"),)), tmp_path / "b.csv")
+    with pytest.raises(ValueError, match="no row has a box; leave --boxes away"):
+        boxes.read(tmp_path / "b.csv")
 
 
 def test_pixel_conventions_by_hand(tmp_path, folder):

@@ -58,8 +58,9 @@ class Project:
                     f"project={str(path)!r} is of the images in {kept['images']}, not {about['images']}: name another "
                     f"--project, or, if that folder was moved, change it in {stamp}"
                 )
-            if model in (None, kept.get("model")):
-                about |= {"model": kept.get("model"), "side": side or kept.get("side")}
+            known = kept.get("model")
+            if None in (model, known) or model == known:
+                about |= {"model": model or known, "side": side or kept.get("side")}
         _write_json(stamp, about)
         self.model: str | None = about["model"]
         self.side: int | None = about["side"]

@@ -13,8 +13,8 @@ SHORT = ("x", "y", "width", "height")
 def read(path: Path) -> dict[str, list[Box]]:
     """Boxes x, y, width, height in pixels of every file, in the file's order; an image may have several.
 
-    A CSV has columns file and box_x, box_y, box_width, box_height, or x, y, width, height; a row a box. COCO's are
-    the annotations' "bbox", but for those that formats.coco put around points for want of one.
+    A CSV has columns file and box_x, box_y, box_width, box_height, or x, y, width, height; a row a box, or none. COCO's
+    are the annotations' "bbox", but for those that formats.coco put around points for want of one.
     Raises: FileNotFoundError; ValueError naming what is wrong.
     """
     if not path.exists():
@@ -32,10 +32,14 @@ def _of_csv(path: Path) -> list[tuple[str, Box]]:
         names = next((names for names in (BOX, SHORT) if {"file", *names} <= columns), None)
         if names is None:
             raise ValueError(f"{path}: needs columns file, {', '.join(SHORT)} (or {', '.join(BOX)}), has {columns}")
-        return [
+        found = [
             (row["file"], tuple(number(f"{path}: row {line}", row[name]) for name in names))
             for line, row in enumerate(rows, start=2)
+            if any(row[name] for name in names)
         ]
+    if not found:
+        raise ValueError(f"{path}: no row has a box; leave --boxes away, or say where the objects are")
+    return found
 
 
 def _of_coco(path: Path) -> list[tuple[str, Box]]:
@@ -44,7 +48,7 @@ def _of_coco(path: Path) -> list[tuple[str, Box]]:
     for where, entry in jsons.entries(str(path), content, "annotations"):
         if entry.get("image_id") not in names:
             raise ValueError(f"{where}: image_id {entry.get('image_id')!r} is not among the images")
-        if coco.is_of_points(entry):
+        if entry.get("bbox") is None or coco.is_of_points(entry):
             continue
         file = jsons.field(where, names[entry["image_id"]], "file_name", str)
         found.append((file, tuple(jsons.numbers(where, entry, "bbox", 4))))
