@@ -63,7 +63,13 @@ def report(model: LandmarkModel) -> str:
         known = {name: error for name, error in measured["by_landmark"].items() if error is not None}
         worst = max(known, key=known.__getitem__)
         lines.append(f"hardest: {worst}, {known[worst]:.1f}")
-    return "\n".join([*lines, f"confidence: {card.confidence}"])
+    lines.append(f"confidence: {card.confidence}")
+    if card.schema.normaliser is None:
+        lines.append(
+            "no two landmarks give the scale, so both count in shares of the box or picture, beside which a landmark's "
+            "error is small: name two (Points on annotate's page, or lead-ray convert --schema), and fit again"
+        )
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

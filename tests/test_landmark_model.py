@@ -172,7 +172,10 @@ def test_few_annotations_say_so(faces, unchecked):
         made = fitting.fit(CARRIED, replace(labels, images=labels.images[:count]), folder)
         assert made.card.measured["error"] is None and made.card.calibration is None
         assert made.card.confidence.endswith("not calibrated: too few annotated images")
-        assert "3 annotated images on" in fit_command.report(made)
+        said = fit_command.report(made)
+        assert "3 annotated images on" in said and "give the scale" not in said
+    without = replace(labels, schema=replace(labels.schema, normaliser=None), images=labels.images[:2])
+    assert "name two (Points on annotate's page" in fit_command.report(fitting.fit(CARRIED, without, folder))
     with pytest.raises(ValueError, match="no image has a landmark"):
         fitting.fit(CARRIED, Labels(schema=SCHEMA), folder)
     wrong = replace(labels.images[0], size=(218, 178))
