@@ -89,7 +89,8 @@ class _Normed(torch.autograd.Function):
         features, weight, result = ctx.saved_tensors
         count, channels = _count(features), features.shape[1]
         gradient = gradient.to(features.dtype).contiguous(memory_format=torch.channels_last)
-        x, d, centre = _rows(features), _rows(gradient), _tiled(ctx.mean, _rows(features))
+        x, d = _rows(features), _rows(gradient)
+        centre = _tiled(ctx.mean, x)
         if result is None:
             total, slope = _summed(_slopes, channels, d, x, centre)
         else:
