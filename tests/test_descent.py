@@ -119,7 +119,7 @@ def test_products_in_bf16_are_near_and_the_switch_is_put_back():
     found = {}
     for precision in ("fp32", "bf16"):
         with descent.products(precision):
-            found[precision] = descent._compiled(stack, features, batch)
+            found[precision] = descent._compiled(stack, features)(batch)
     assert torch.backends.mkldnn.matmul.fp32_precision == before
     torch.testing.assert_close(found["bf16"][0], found["fp32"][0], rtol=2e-2, atol=0)
     assert max(relative(found["bf16"][1][:3], found["fp32"][1][:3])) < 2e-2
@@ -209,10 +209,7 @@ def test_both_ways_to_the_gradients(images):
     seen = torch.rand(repeats, images, MARKS, generator=source) < 0.7
     seen[0] = False
     batch = Batch(rows, draw(repeats, images, MARKS, 2) / 3, seen)
-    compiled, differentiated = (
-        descent._compiled(stack, features, batch),
-        descent._differentiated(stack, features, batch),
-    )
+    compiled, differentiated = (way(stack, features)(batch) for way in (descent._compiled, descent._differentiated))
     torch.testing.assert_close(compiled[0], differentiated[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(compiled[1], differentiated[1], rtol=1e-4, atol=1e-5)
 

@@ -14,7 +14,8 @@ import lead_ray
 LIBRARY = Path(lead_ray.__file__).parent
 RAY_FILES = {"prepare", "ingest", "launch", "elastic"}
 LAYERS = (
-    {"geometry", "metrics", "similarity", "progress", "errors", "machine", "notice", "storage", "data", "summary"},
+    {"geometry", "metrics", "similarity", "progress", "errors", "machine", "notice", "storage", "data", "summary"}
+    | {"machine_code"},
     {"models", "objectives", "augmentation"},
     {"artefacts", "locks", "images", "worker", "train", "stage", "features", "parts", "clusters"}
     | {"resources", "foreground", "work", "readouts", "evaluation", "landmarks", "formats"},
@@ -27,6 +28,7 @@ INTERFACES = {"__init__", "formats.__init__"}
 """What packages offer by their own names: lead_ray.load, lead_ray.formats.read and write. All others are empty."""
 
 ALONE = {"geometry": set(), "metrics": set(), "similarity": set(), "progress": set(), "machine": set()} | {
+    "machine_code": set(),
     "train": {"machine"},
     "images.sampling": set(),
 }

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lead_ray.readouts import regressor_cpu
 from lead_ray.readouts.regressor import Regressor, loss
+from lead_ray.readouts.regressor_cpu import AT_ONCE, Passes
 
 HYPERCOLUMN = ((8, 24, 24), (6, 12, 12), (5, 6, 6), (9, 3, 3))
 
@@ -30,8 +30,8 @@ def case(
 def both(blocks, parameters, landmarks, visible, grid: int) -> tuple[tuple[Tensor, list[Tensor]], ...]:
     """Loss and gradients: compiled, and from the regressor in float64."""
     *weights, linear, bias = parameters
-    read = [block.permute(0, 2, 3, 1).contiguous() for block in blocks]
-    got = regressor_cpu.gradients(read, weights, linear, bias, landmarks, visible, grid=grid)
+    passes = Passes(blocks, marks=len(linear), points=linear.shape[1] // 2, grid=grid)
+    got = passes.gradients(weights, linear, bias, torch.arange(len(landmarks)), landmarks, visible)
     leaves = [tensor.double().requires_grad_() for tensor in parameters]
     regressor = Regressor(tuple(leaves[:-2]), leaves[-2], leaves[-1], 1.0, grid)
     predicted = regressor.landmarks([block.double() for block in blocks])
@@ -63,6 +63,18 @@ def test_loss_and_gradients_equal_automatic_ones(shapes, images, marks, points, 
 @pytest.mark.parametrize("grid", [24, 48])
 def test_hypercolumn_of_a_whole_head(grid):
     assert_same(*both(*case(HYPERCOLUMN, images=2, marks=2, points=50, sharpness=0.3), grid))
+
+
+def test_a_few_at_a_time_and_nothing_stays_of_the_last_pass():
+    """More images than have room at once, drawn in any order and some of them twice; then the same again."""
+    blocks, (*weights, linear, bias), landmarks, visible = case(HYPERCOLUMN, images=9, marks=2, points=3)
+    rows = torch.randint(0, 9, (2 * AT_ONCE * torch.get_num_threads() + 3,), generator=torch.Generator().manual_seed(1))
+    passes = Passes(blocks, marks=2, points=3, grid=16)
+    found = [passes.gradients(weights, linear, bias, rows, landmarks[rows], visible[rows]) for _ in range(2)]
+    drawn = [block[rows] for block in blocks]
+    _, expected = both(drawn, (*weights, linear, bias), landmarks[rows], visible[rows], 16)
+    assert_same(found[0], expected)
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
 
 
 def test_saturated_maps():
@@ -98,13 +110,13 @@ def test_prediction_equals_that_in_float64():
 
 def test_threads_share_a_batch():
     blocks, (*weights, linear, bias), landmarks, visible = case(HYPERCOLUMN, images=7, marks=2, points=5)
-    read = [block.permute(0, 2, 3, 1).contiguous() for block in blocks]
     threads = torch.get_num_threads()
     found = []
     try:
         for count in (1, 3, 16):
             torch.set_num_threads(count)
-            found.append(regressor_cpu.gradients(read, weights, linear, bias, landmarks, visible, grid=16))
+            passes = Passes(blocks, marks=2, points=5, grid=16)
+            found.append(passes.gradients(weights, linear, bias, torch.arange(7), landmarks, visible))
     finally:
         torch.set_num_threads(threads)
     for value, gradients in found[1:]:

@@ -4,30 +4,23 @@ The same arithmetic, held to `augment` by tests; several times faster, because n
 operation and the next. Loops run over contiguous floats, so that the compiler can use vectors.
 """
 
-import inspect
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from numba import njit
 from torch import Tensor
 
 from lead_ray.augmentation.augment import BLUR_RADIUS, LUMA, ViewParameters
+from lead_ray.machine_code import compiler
 
 F = np.float32
 RED, GREEN, BLUE = (F(weight) for weight in LUMA)
 THRESHOLD = F(128 / 255)
+compiled = compiler(arithmetic=True)
 TILE = 16  # floats of a cache line: transposing tile by tile uses each line whole
-
-
-def compiled(function: Callable) -> Callable:
-    """Compile at the first call, keep the machine code beside the source; no GIL, so that threads share a batch."""
-    plain = inspect.unwrap(function)  # tests put shape checks around functions
-    return njit(nogil=True, cache=True, fastmath=True, error_model="numpy")(plain)
 
 
 def apply(

@@ -12,14 +12,17 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lead_ray.machine_code import HONEST, compiler
+
 F = np.float32
 TOGETHER = 256  # rows summed in float32
 LEAST = 2**19  # values of a map from which on this is faster than torch's operators
+_compiled = compiler(HONEST)
 WIDE = 256  # values a loop should run over at least: of few channels, so many rows are taken as one
 
 
@@ -131,12 +134,6 @@ def _summed(call: Callable, channels: int, *given: np.ndarray) -> np.ndarray:
     totals = np.zeros((2, given[0].shape[1]))
     call(*given, totals)
     return totals.reshape(2, -1, channels).sum(1)
-
-
-def _compiled(function: Callable) -> Callable:
-    """Compile at the first call, keep the machine code beside the source; what is not a number stays so."""
-    plain = inspect.unwrap(function)  # tests put shape checks around functions
-    return njit(nogil=True, cache=True, fastmath={"nsz", "arcp", "contract"}, error_model="numpy")(plain)
 
 
 def _wide(value):

@@ -6,7 +6,7 @@ that it would become alone, up to rounding.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, islice
 from typing import Literal, NamedTuple
@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lead_ray.readouts import regressor_cpu
 from lead_ray.readouts.regressor import Blocks, Regressor, descriptors, loss, soft_argmax, upsample
+from lead_ray.readouts.regressor_cpu import Passes
 from lead_ray.readouts.settings import RegressionSettings, learning_rate
 
 ROOM = 2**31  # bytes to work in on a CPU; of a GPU half of what is free
@@ -55,6 +55,10 @@ class Batch(NamedTuple):
     images: Int64[Tensor, "r b"]
     landmarks: Float[Tensor, "r b k 2"]
     visible: Bool[Tensor, "r b k"]
+
+
+Gradients = Callable[[Batch], tuple[Float[Tensor, " r"], list[Tensor]]]
+"""Each repeat's loss; the gradients of weights, linear and bias, stacked."""
 
 
 class Stack(NamedTuple):
@@ -114,11 +118,11 @@ def train(
     groups = [{"params": [tensor[span] for tensor in trained]} for span in slices]
     how = {"lr": settings.lr, "betas": (0.5, 0.999), "weight_decay": settings.weight_decay}
     optimizer = torch.optim.Adam(groups, fused=True, **how)
-    gradients = _compiled if stack.linear.device.type == "cpu" else _differentiated
+    gradients = (_compiled if stack.linear.device.type == "cpu" else _differentiated)(stack, blocks)
     steps = max(course.steps for course in courses)
     for step, batch in enumerate(_batches(sets, courses, settings.batch_size, steps)):
         with products(settings.precision):
-            losses, found = gradients(stack, blocks, batch)
+            losses, found = gradients(batch)
         for group, span in zip(optimizer.param_groups, slices, strict=True):
             group["lr"] = courses[span.start].rate(step, settings)
             for tensor, gradient in zip(group["params"], found, strict=False):
@@ -207,32 +211,37 @@ def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Int6
         yield from torch.randperm(count, generator=generator, device=generator.device).split(size)
 
 
-def _compiled(stack: Stack, blocks: Blocks, batch: Batch) -> tuple[Float[Tensor, " r"], list[Tensor]]:
+def _compiled(stack: Stack, blocks: Blocks) -> Gradients:
     """Losses and gradients of weights, linear and bias, one repeat after another."""
-    losses, found = [], []
-    for repeat, weights in enumerate(zip(*stack.convolution(), strict=True)):
-        read = [descriptors(block, batch.images[repeat], torch.float32) for block in blocks]
-        head = stack.linear[repeat], stack.bias[repeat]
-        truth = batch.landmarks[repeat], batch.visible[repeat]
-        value, gradients = regressor_cpu.gradients(read, weights, *head, *truth, grid=stack.grid)
-        losses.append(value)
-        found.append(gradients)
-    *convolution, linear, bias = (torch.stack(each) for each in zip(*found, strict=True))
-    weights = [gradient.mul_(factor) for gradient, factor in zip(convolution, stack.factors(), strict=True)]
-    return torch.stack(losses), [*weights, linear, bias]
+    marks, width = stack.linear.shape[1:3]
+    passes = Passes(blocks, marks=marks, points=width // 2, grid=stack.grid)
+
+    def gradients(batch: Batch) -> tuple[Float[Tensor, " r"], list[Tensor]]:
+        weights = zip(*stack.convolution(), strict=True)
+        each_repeat = zip(weights, stack.linear, stack.bias, *batch, strict=True)
+        losses, found = zip(*(passes.gradients(*each) for each in each_repeat), strict=True)
+        *convolution, linear, bias = (torch.stack(each) for each in zip(*found, strict=True))
+        slopes = [slope.mul_(factor) for slope, factor in zip(convolution, stack.factors(), strict=True)]
+        return torch.stack(losses), [*slopes, linear, bias]
+
+    return gradients
 
 
-def _differentiated(stack: Stack, blocks: Blocks, batch: Batch) -> tuple[Float[Tensor, " r"], list[Tensor]]:
+def _differentiated(stack: Stack, blocks: Blocks) -> Gradients:
     """The same for all repeats at once, by automatic differentiation."""
-    repeats, images = batch.images.shape
-    leaves = [tensor.detach().requires_grad_() for tensor in (*stack.weights, stack.linear, stack.bias)]
-    *weights, linear, bias = leaves
-    maps = []
-    for block, weight in zip(blocks, stack._replace(weights=weights).convolution(), strict=True):
-        read = descriptors(block, batch.images.flatten(), weight.dtype)
-        maps.append((weight @ read.view(repeats, -1, read.shape[-1]).mT).reshape(-1, *read.shape[1:3]))
-    points = soft_argmax(upsample(maps, grid=stack.grid)).view(repeats, linear.shape[1], -1, images, 2)
-    virtual = points.transpose(2, 3).flatten(3)
-    predicted = (virtual @ linear).transpose(1, 2) + bias.unsqueeze(1)
-    losses = loss(predicted, batch.landmarks, visible=batch.visible)
-    return losses.detach(), list(torch.autograd.grad(losses.sum(), leaves))
+
+    def gradients(batch: Batch) -> tuple[Float[Tensor, " r"], list[Tensor]]:
+        repeats, images = batch.images.shape
+        leaves = [tensor.detach().requires_grad_() for tensor in (*stack.weights, stack.linear, stack.bias)]
+        *weights, linear, bias = leaves
+        maps = []
+        for block, weight in zip(blocks, stack._replace(weights=weights).convolution(), strict=True):
+            read = descriptors(block, batch.images.flatten(), weight.dtype)
+            maps.append((weight @ read.view(repeats, -1, read.shape[-1]).mT).reshape(-1, *read.shape[1:3]))
+        points = soft_argmax(upsample(maps, grid=stack.grid)).view(repeats, linear.shape[1], -1, images, 2)
+        virtual = points.transpose(2, 3).flatten(3)
+        predicted = (virtual @ linear).transpose(1, 2) + bias.unsqueeze(1)
+        losses = loss(predicted, batch.landmarks, visible=batch.visible)
+        return losses.detach(), list(torch.autograd.grad(losses.sum(), leaves))
+
+    return gradients

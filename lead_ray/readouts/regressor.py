@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lead_ray import geometry
-from lead_ray.readouts import regressor_cpu
+from lead_ray.readouts.regressor_cpu import Passes
 from lead_ray.similarity import upsampling
 
 Blocks = Sequence[Float[Tensor, "_ _ _ _"]]
@@ -87,8 +87,8 @@ class Regressor(NamedTuple):
         sharpened = [self.temperature * weight for weight in self.weights]
         marks, weight = len(self.linear), sharpened[0]
         if weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.requires_grad:
-            read = [block.permute(0, 2, 3, 1).to(weight.dtype).contiguous() for block in blocks]
-            return regressor_cpu.virtual_points(read, sharpened, marks=marks, grid=self.grid)
+            passes = Passes(blocks, marks=marks, points=len(weight) // marks, grid=self.grid)
+            return passes.virtual_points(sharpened)
         points = soft_argmax(responses(blocks, sharpened, grid=self.grid))
         return points.unflatten(0, (marks, -1)).transpose(1, 2).flatten(2)
 

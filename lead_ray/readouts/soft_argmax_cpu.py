@@ -5,22 +5,15 @@ the maps. Upsampling takes two neighbours along each side. Loops run over contig
 use vectors. One file, because machine code that is kept on disk is renewed when its own file changes, and no other.
 """
 
-import inspect
-from collections.abc import Callable
-
 import numpy as np
-from numba import njit
 
+from lead_ray.machine_code import HONEST, compiler
+
+compiled = compiler(HONEST)
 F = np.float32
 LOG2_E = F(1.4426950408889634)
 LEAST = F(-80)  # a weight of 2^-80 is nothing, and its products are no denormal numbers, which take far longer
 ROUND = F(1.5 * 2**23)  # added to a small float, it leaves the nearest whole number in the low bits
-
-
-def compiled(function: Callable) -> Callable:
-    """Compile at the first call, keep the machine code beside the source; what is not a number stays so."""
-    plain = inspect.unwrap(function)  # tests put shape checks around functions
-    return njit(nogil=True, cache=True, fastmath={"nsz", "arcp", "contract", "afn"}, error_model="numpy")(plain)
 
 
 @compiled
@@ -29,13 +22,13 @@ def read_out(maps, levels, plan, axis, linear, bias, target, share, scale, train
 
     maps: of all blocks one after another, each [images, h, w, k * points]; in training they become the gradient.
     levels: for each block where its maps begin, how many values an image has, h, w.
-    plan: see regressor_cpu.
+    plan: of upsampling_cpu.
     virtual: [images, k, 2 * points]; residual: [images, k, 2], the gradient in the landmarks; losses: [images].
     """
-    first, at, near, down, up, join = plan
+    first, at, near, back, down, up, join = plan
     marks, grid, points, joined = len(linear), len(axis), linear.shape[1] // 2, len(join[0]) > 0
     across = np.empty((join[0][-1] if joined else 0, join[1].shape[1], marks * points), F)
-    nodes = np.empty((len(join[3][0]), join[1].shape[1], marks * points), F)
+    nodes = np.empty((len(join[4][0]), join[1].shape[1], marks * points), F)
     rows = np.empty((first[-1], grid, points), F)
     flat, cells = rows.reshape(len(rows), -1), np.empty((grid, grid * points), F)
     # One value for every column and point: the highest response, later factors of the gradient.
@@ -73,7 +66,7 @@ def read_out(maps, levels, plan, axis, linear, bias, target, share, scale, train
             _combine(cells, up, flat)
             for level in range(len(at)):
                 own = nodes if joined and level else _image(maps, levels[level], b)
-                _unspread(rows[first[level] : first[level + 1]], at[level], near[level], own, start)
+                _unspread(rows[first[level] : first[level + 1]], back[0][level], back[1][level], own, start)
         if joined and training:
             _part(nodes, join, across, maps, levels, b)
 
@@ -81,7 +74,7 @@ def read_out(maps, levels, plan, axis, linear, bias, target, share, scale, train
 @compiled
 def _join(maps, levels, b, join, across, nodes):
     """All blocks but the first, added up at the nodes."""
-    first, at, near, down, _ = join
+    first, at, near, _, down, _ = join
     for level in range(len(at)):
         own = _image(maps, levels[level + 1], b)
         _spread(own, 0, at[level], near[level], across[first[level] : first[level + 1]])
@@ -91,11 +84,11 @@ def _join(maps, levels, b, join, across, nodes):
 @compiled
 def _part(nodes, join, across, maps, levels, b):
     """The transpose of _join."""
-    first, at, near, _, up = join
+    first, at, _, back, _, up = join
     _combine(nodes.reshape(len(nodes), -1), up, across.reshape(len(across), -1))
     for level in range(len(at)):
         own = _image(maps, levels[level + 1], b)
-        _unspread(across[first[level] : first[level + 1]], at[level], near[level], own, 0)
+        _unspread(across[first[level] : first[level + 1]], back[0][level], back[1][level], own, 0)
 
 
 @compiled
@@ -202,6 +195,26 @@ def _spread(maps, start, at, near, rows):
 
 
 @compiled
+def _unspread(rows, who, factors, maps, start):
+    """The transpose of _spread; written out, for a call takes longer than so short a loop."""
+    points = rows.shape[2]
+    for i in range(len(rows)):
+        for j in range(maps.shape[1]):
+            target = maps[i, j, start : start + points]
+            for m in range(0, who.shape[1], 4):
+                if m and factors[j, m] == 0:
+                    break
+                a, b, c, d = rows[i, who[j, m]], rows[i, who[j, m + 1]], rows[i, who[j, m + 2]], rows[i, who[j, m + 3]]
+                p, q, r, s = factors[j, m], factors[j, m + 1], factors[j, m + 2], factors[j, m + 3]
+                if m:
+                    for v in range(points):
+                        target[v] += p * a[v] + q * b[v] + r * c[v] + s * d[v]
+                else:
+                    for v in range(points):
+                        target[v] = p * a[v] + q * b[v] + r * c[v] + s * d[v]
+
+
+@compiled
 def _combine(rows, matrix, targets):
     """A sparse matrix times rows: each target is made of few of them, four of which are read at a time."""
     who, factors = matrix
@@ -229,18 +242,3 @@ def _four(rows, who, factors, target, new):
     else:
         for v in range(len(target)):
             target[v] += p * a[v] + q * b[v] + r * c[v] + s * d[v]
-
-
-@compiled
-def _unspread(rows, at, near, maps, start):
-    """The transpose of _spread."""
-    points, last = rows.shape[2], maps.shape[1] - 1
-    maps[:, :, start : start + points] = F(0)
-    for i in range(len(rows)):
-        for j in range(len(at)):
-            p, q = near[j], F(1) - near[j]
-            a, source = maps[i, at[j], start : start + points], rows[i, j]
-            b = maps[i, min(at[j] + 1, last), start : start + points]
-            for v in range(points):
-                a[v] += p * source[v]
-                b[v] += q * source[v]
