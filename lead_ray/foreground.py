@@ -4,10 +4,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from lead_ray import storage
 from lead_ray.artefacts import RunFolder
 from lead_ray.progress import Phase
+
+LOOK = 1.0  # seconds between looks at what a run has written
 
 
 def show(shown: Phase, metrics: dict[str, int | float]) -> None:
@@ -15,14 +18,21 @@ def show(shown: Phase, metrics: dict[str, int | float]) -> None:
 
 
 @contextmanager
-def followed(folder: RunFolder, shown: Phase) -> Iterator[None]:
-    """Show what rank 0, in another process, adds to metrics.jsonl."""
-    over = threading.Event()
+def followed(folder: RunFolder, report: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Report in a thread what is in metrics.jsonl and what another thread or process adds to it, line by line."""
+    over, seen = threading.Event(), 0
+    pause = LOOK * (20 if storage.is_remote(folder.path) else 1)
+
+    def look() -> None:
+        nonlocal seen
+        for metrics in folder.metrics():
+            if metrics["step"] > seen:
+                seen = metrics["step"]
+                report(metrics)
 
     def follow() -> None:
-        while not over.wait(20 if storage.is_remote(folder.path) else 1):
-            if history := folder.metrics():
-                show(shown, history[-1])
+        while not over.wait(pause):
+            look()
 
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
@@ -31,8 +41,7 @@ def followed(folder: RunFolder, shown: Phase) -> Iterator[None]:
     finally:
         over.set()
         follower.join()
-        if history := folder.metrics():
-            show(shown, history[-1])
+    look()
 
 
 @contextmanager

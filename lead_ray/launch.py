@@ -48,7 +48,7 @@ def run(stage: Stage, *, title: str | None = None) -> RunFolder:
         if folder.result is not None:
             return folder  # by another process, since we looked
         if stage.workers:
-            with followed(folder, shown):
+            with followed(folder, partial(show, shown)):
                 _on_ray(stage, folder)
         else:
             _here(stage, folder, shown)

@@ -12,7 +12,7 @@ import tyro
 from lead_ray import storage
 from lead_ray.artefacts import read_json, write_json
 from lead_ray.errors import for_people
-from lead_ray.figures import bars
+from lead_ray.figures import cost
 from lead_ray.machine import environment
 from lead_ray.reporting.cells import Column
 from lead_ray.reporting.report import Section
@@ -42,10 +42,10 @@ def measure(study: Cost) -> None:
     if study.preset == "quick":
         bench = replace(bench, batch=4, steps=1, rounds=1)
     found = {}
-    for kind, cost in zip(FEATURES.values(), costs(bench), strict=True):
+    for kind, each in zip(FEATURES.values(), costs(bench), strict=True):
         work = bench.work(kind)  # operations, two a product
-        times = {column: 1e3 * getattr(cost, name) for name, column in TIMES.items()}
-        found[str(cost.channels)] = {"an image": work.built / 2e9, OURS: work.ours / 2e9, **times}
+        times = {column: 1e3 * getattr(each, name) for name, column in TIMES.items()}
+        found[str(each.channels)] = {"an image": work.built / 2e9, OURS: work.ours / 2e9, **times}
     write_json(study.file, {"found": found, "environment": environment()})
 
 
@@ -74,11 +74,11 @@ def figures(plan: list[Kept]) -> dict[str, Section]:
     found = {(entry.row, entry.column): entry.value for entry in plan if entry.value is not None}
     ways = {"hypercolumn built, as CL": "an image", "lead_ray": OURS}
     rows = [
-        bars.Cost(system=way, dim=int(dim), milliseconds=found[dim, way], gflops=2 * found[dim, products])
+        cost.Cost(system=way, dim=int(dim), milliseconds=found[dim, way], gflops=2 * found[dim, products])
         for dim in dict.fromkeys(row for row, _ in found)
         for way, products in ways.items()
     ]
-    return {"readout-cost": Section("Cost of a read-out", content=bars.cost(rows))} if rows else {}
+    return {"readout-cost": Section("Cost of a read-out", content=cost.drawn(rows))} if rows else {}
 
 
 def main(study: Cost) -> None:

@@ -1,4 +1,4 @@
-"""Charts: curves, bars and trials are where the numbers are, and say what they show."""
+"""Charts: curves, costs and trials are where the numbers are, and say what they show."""
 
 import io
 from itertools import pairwise
@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from lead_ray.figures import bars, curves, panels, trials
+from lead_ray.figures import cost, curves, panels, trials
 from lead_ray.figures.curves import Series
 from lead_ray.reporting import drawing
 
@@ -60,9 +60,9 @@ def test_a_sweep_need_not_begin_at_zero():
         (lambda: curves.distribution({}, limit=10.0), "at least one system"),
         (lambda: curves.zoom({}, torch.tensor([1.0, 2.0]), seen=(1.0, 1.5)), "0 systems"),
         (lambda: curves.zoom({"a": torch.ones(2)}, torch.ones(2), seen=(1.0, 1.5)), "factors that differ"),
-        (lambda: bars.cost([]), "none of 0 rows"),
-        (lambda: bars.cost([bars.Cost(system="a", dim=64)]), "none of 1 rows"),
-        (lambda: bars.Cost(system="a", dim=0), "dim of 'a' must be > 0, got 0"),
+        (lambda: cost.drawn([]), "none of 0 rows"),
+        (lambda: cost.drawn([cost.Cost(system="a", dim=64)]), "none of 1 rows"),
+        (lambda: cost.Cost(system="a", dim=0), "dim of 'a' must be > 0, got 0"),
         (lambda: trials.scatter(torch.full((2, 2), NAN), x="a", y="b"), "none of 2 trials"),
         (lambda: trials.scatter(torch.ones(2, 2), x="a", y="b", kinds=["k"]), "kinds must be as many as the 2"),
     ],
@@ -116,12 +116,12 @@ def test_names_do_not_overlap_and_stay_beside_the_axes():
 
 def test_cost_has_a_panel_for_what_is_given():
     given = (("built", 64, 9.0, 0.1), ("built", 3840, 95.0, 8.8), ("ours", 64, 1.0, None), ("ours", 3840, 3.6, None))
-    rows = [bars.Cost(system=name, dim=dim, milliseconds=m, gflops=g) for name, dim, m, g in given]
-    time, products = drawn(bars.cost(rows)).axes
+    rows = [cost.Cost(system=name, dim=dim, milliseconds=m, gflops=g) for name, dim, m, g in given]
+    time, products = drawn(cost.drawn(rows)).axes
     assert [line.get_xydata().tolist() for line in time.lines] == [[[64, 9], [3840, 95]], [[64, 1], [3840, 3.6]]]
     assert len(products.lines) == 1
     assert [tick.get_text() for tick in time.get_xticklabels()] == ["64", "3,840"]
-    assert len(drawn(bars.cost([bars.Cost(system="a", dim=64, gflops=1.0)])).axes) == 1
+    assert len(drawn(cost.drawn([cost.Cost(system="a", dim=64, gflops=1.0)])).axes) == 1
 
 
 def test_the_front_is_marked():

@@ -1,4 +1,4 @@
-"""Comparisons of numbers that are there already: a table's column, and what a read-out costs."""
+"""What a read-out costs."""
 
 import textwrap
 from collections.abc import Sequence
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from lead_ray.reporting import drawing as draw
-from lead_ray.reporting.tables import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,52 +31,7 @@ class Cost:
                 raise ValueError(f"{name} of {self.system!r} must be > 0, got {value}")
 
 
-def error_bars(table: Table, column: int = 0) -> Figure:
-    """One column of a table as dots with whiskers of one standard deviation; blank cells are left out.
-
-    Raises: ValueError if the column has no value.
-    """
-    head = table.columns[column]
-    groups = [(name, [row for row in rows if row.cell(column)]) for name, rows in table.groups]
-    groups = [(name, rows) for name, rows in groups if rows]
-    if not groups:
-        raise ValueError(f"column {head.name!r} of {table.title!r} has no value to draw")
-    figure = Figure(figsize=(draw.WIDTH, 1), facecolor="white", layout="constrained")
-    panel, place, said = figure.subplots(), 0.0, []
-    ticks: list[tuple[float, str, str, str]] = []
-    for number, (group, rows) in enumerate(groups):
-        colour = (draw.BLUE, draw.VERMILION, draw.INK)[min(number, 2)]
-        if group:
-            ticks.append((place, group, colour, "bold"))
-            place += 1
-        for row in rows:
-            cell = row.cell(column)
-            text = f"{cell.mean:.{head.digits}f}"
-            panel.plot([0, cell.mean], [place, place], color=draw.FAINT, linewidth=1, zorder=1)
-            style = {"color": colour, "markersize": 6.5, "linewidth": 1.8}
-            panel.errorbar(cell.mean, place, xerr=cell.std, fmt="o", **style)
-            style = {"va": "center", "fontsize": draw.MEDIUM, "color": draw.INK}
-            end = (cell.mean + (cell.std or 0), place)
-            panel.annotate(text, end, (8, 0), textcoords="offset points", **style)
-            ticks.append((place, row.label, draw.INK, "normal"))
-            said.append(f"{row.label} {text}")
-            place += 1
-        place += 0.4
-    figure.set_figheight(0.7 + 0.26 * place)
-    draw.plain_axes(panel, keep=("bottom",))
-    panel.set(xlim=(0, 1.1 * panel.dataLim.x1 or 1), ylim=(place - 0.7, -0.6))
-    panel.set_yticks([tick[0] for tick in ticks], [tick[1] for tick in ticks])
-    panel.tick_params(axis="y", length=0)
-    for label, (_, _, colour, weight) in zip(panel.get_yticklabels(), ticks, strict=True):
-        label.set(color=colour, weight=weight, fontsize=draw.MEDIUM)
-    better = f", {head.better} is better" if head.better else ""
-    unit = f" ({head.unit})" if head.unit else ""
-    panel.set_xlabel(f"{head.name}{unit}{better}", fontsize=draw.MEDIUM, color=draw.GREY)
-    figure.set_label(f"{head.name}{unit}: " + ", ".join(said) + ".")
-    return figure
-
-
-def cost(rows: Sequence[Cost], *, title: str = "") -> Figure:
+def drawn(rows: Sequence[Cost], *, title: str = "") -> Figure:
     """Time of a step and operations of the forward pass of a read-out by the features' channels; a line a system.
 
     Both axes are logarithmic. A quantity that no row gives has no panel.

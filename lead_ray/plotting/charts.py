@@ -11,7 +11,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from lead_ray.artefacts import read_json
-from lead_ray.figures import bars, curves, trials
+from lead_ray.figures import cost, curves, trials
 from lead_ray.plotting.sources import Picture, Result, name_all, read_all, same_images
 from lead_ray.speed.readout import FEATURES, Readout
 
@@ -160,9 +160,9 @@ class Cost(Picture):
     """What `lead-ray bench readout --out FILE` wrote."""
 
     def figure(self) -> Figure:
-        return bars.cost(self.rows(), title=self.said(read_json(self.file)["title"]))
+        return cost.drawn(self.rows(), title=self.said(read_json(self.file)["title"]))
 
-    def rows(self) -> list[bars.Cost]:
+    def rows(self) -> list[cost.Cost]:
         """What was measured, and the operations of the convolution that go with it.
 
         Raises: ValueError if the file holds no read-outs.
@@ -174,8 +174,8 @@ class Cost(Picture):
                 sizes = {name: content["settings"][name] for name in ("grid", "marks", "points")}
                 work = Readout(**sizes).work(kind)
                 needs = (work.built if "built" in parts[2] else work.ours) / 1e9
-                cost = {"milliseconds": entry["milliseconds"], "gflops": needs}
-                rows.append(bars.Cost(system=parts[2], dim=int(parts[1]), **cost))
+                numbers = {"milliseconds": entry["milliseconds"], "gflops": needs}
+                rows.append(cost.Cost(system=parts[2], dim=int(parts[1]), **numbers))
         if not rows:
             raise ValueError(f"{self.file} holds no read-outs: write it with lead-ray bench readout --out {self.file}")
         return rows

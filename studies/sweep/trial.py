@@ -4,11 +4,9 @@ Sent to Ray's workers as it stands here, so it names nothing of its neighbours.
 """
 
 import json
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +14,8 @@ from lead_ray import launch, storage
 from lead_ray.artefacts import RunFolder, write_json
 from lead_ray.errors import WorkerError
 from lead_ray.evaluate import Evaluate, evaluate_each
+from lead_ray.foreground import LOOK, followed
 from lead_ray.stage import Stage
-
-LOOK = 1.0  # seconds between looks at what a training has written
 
 
 class Job(NamedTuple):
@@ -49,7 +46,7 @@ def attempt(job: Job, report: Callable[[dict[str, Any]], None]) -> str | None:
         if isinstance(job.settings, Stage):
             folder = RunFolder(job.folder)
             _wait_for_others(folder)
-            with _followed(folder, report):
+            with followed(folder, report):
                 launch.run(job.settings, title=job.title)
         else:
             evaluate_each(job.settings)
@@ -65,33 +62,6 @@ def attempt(job: Job, report: Callable[[dict[str, Any]], None]) -> str | None:
     storage.make_folder(job.notes)
     storage.append(job.notes / "seconds.jsonl", json.dumps(took))
     return None
-
-
-@contextmanager
-def _followed(folder: RunFolder, report: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Report lines of metrics.jsonl in a thread: those that are there already, too."""
-    over, seen = threading.Event(), 0
-    pause = LOOK * (20 if storage.is_remote(folder.path) else 1)
-
-    def look() -> None:
-        nonlocal seen
-        for metrics in folder.metrics():
-            if metrics["step"] > seen:
-                seen = metrics["step"]
-                report(metrics)
-
-    def follow() -> None:
-        while not over.wait(pause):
-            look()
-
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
-    try:
-        yield
-    finally:
-        over.set()
-        follower.join()
-    look()
 
 
 def _wait_for_others(folder: RunFolder) -> None:
