@@ -86,14 +86,22 @@ class Block(nn.Module):
         self.downsample = shortcut
 
     def forward(self, features: Tensor) -> Tensor:
-        shortcut = features
-        if self.downsample is not None:
-            convolution, norm = self.downsample
-            shortcut = normed(norm, convolution(features), relu=False)
+        shortcut = features if self.downsample is None else self.downsample(features)
         for number in range(1, 1 + self.count):
             norm, last = getattr(self, f"bn{number}"), number == self.count
             features = normed(norm, getattr(self, f"conv{number}")(features), shortcut if last else None)
         return features
+
+
+class Shortcut(nn.Sequential):
+    """A 1x1 convolution and its norm, where a block changes the size of its maps."""
+
+    def __init__(self, channels: int, width: int, stride: int):
+        super().__init__(nn.Conv2d(channels, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        convolution, norm = self
+        return normed(norm, convolution(features), relu=False)
 
 
 class BasicBlock(Block):
@@ -130,10 +138,7 @@ def normed(norm: nn.Module, features: Tensor, shortcut: Tensor | None = None, *,
 def _layer(block: type[Block], channels: int, width: int, count: int, stride: int) -> nn.Sequential:
     shortcut = None
     if stride != 1 or channels != width * block.expansion:
-        shortcut = nn.Sequential(
-            nn.Conv2d(channels, width * block.expansion, 1, stride=stride, bias=False),
-            nn.BatchNorm2d(width * block.expansion),
-        )
+        shortcut = Shortcut(channels, width * block.expansion, stride)
     first = block(channels, width, stride, shortcut)
     return nn.Sequential(first, *(block(width * block.expansion, width, 1, None) for _ in range(count - 1)))
 
