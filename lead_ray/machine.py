@@ -58,21 +58,23 @@ def sent(tensor: "Tensor", device: "torch.device") -> "Tensor":
 
 @contextmanager
 def quick_products(device: str, quick: bool = True) -> Iterator[None]:
-    """Multiply float32 matrices as bf16 on a CPU that does so (AMX), as TF32 on a GPU, for a while; sums are float32's.
+    """Round factors of float32 products to bf16 on a CPU that does so (AMX), to TF32 on a GPU; sums are float32's.
 
-    Cosines of unit vectors are then right within about 2e-4 on a CPU. It is torch's own switch, and so holds for all
-    threads of the process.
+    Cosines of unit vectors are then right within about 2e-4 on a CPU. These are torch's own switches, and so hold for
+    all threads of the process until it is over.
     """
     import torch
 
-    backend = torch.backends.mkldnn.matmul if device == "cpu" else torch.backends.cuda.matmul
-    before = backend.fp32_precision
-    if quick:
-        backend.fp32_precision = "bf16" if device == "cpu" else "tf32"
+    cpu, kinds = device == "cpu", torch.backends
+    switches = (kinds.mkldnn.matmul, kinds.mkldnn.conv) if cpu else (kinds.cuda.matmul, kinds.cudnn.conv)
+    before = [switch.fp32_precision for switch in switches]
     try:
+        for switch in switches if quick else ():
+            switch.fp32_precision = "bf16" if cpu else "tf32"
         yield
     finally:
-        backend.fp32_precision = before
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
 
 
 @contextmanager

@@ -51,7 +51,8 @@ class Stage(ABC):
     reshuffle_epochs: int = 0
     """Epochs after which resident deals shards anew to the lanes and reads them; 0: never. stream does at every one."""
     precision: train.Precision = "auto"
-    """Multiplications in bf16 or fp32; auto takes bf16 where the device has it."""
+    """Multiplications in bf16 or fp32, of which a GPU does convolutions in TF32, as torch has it; auto takes bf16 where
+    the device has it."""
     sync_batchnorm: bool = False
     """BatchNorm over the images of all workers; off, as in the paper's base, each worker uses its own."""
     report_every: int = 100

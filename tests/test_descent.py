@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lead_ray.machine import quick_products
 from lead_ray.readouts import descent
 from lead_ray.readouts.descent import Annotated, Batch, Stack
 from lead_ray.readouts.regression import fit, fit_each, fit_many
@@ -118,14 +119,14 @@ def test_products_in_bf16_are_near_and_the_switch_is_put_back():
     batch = Batch(torch.arange(6)[None], landmarks, torch.ones(1, 6, MARKS, dtype=torch.bool))
     found = {}
     for precision in ("fp32", "bf16"):
-        with descent.products(precision):
+        with quick_products("cpu", precision == "bf16"):
             found[precision] = descent._compiled(stack, features)(batch)
     assert torch.backends.mkldnn.matmul.fp32_precision == before
     torch.testing.assert_close(found["bf16"][0], found["fp32"][0], rtol=2e-2, atol=0)
     assert max(relative(found["bf16"][1][:3], found["fp32"][1][:3])) < 2e-2
     if torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_amx_tile_supported():
         assert not torch.equal(found["bf16"][1][0], found["fp32"][1][0])
-    with pytest.raises(KeyError), descent.products("bf16"):
+    with pytest.raises(KeyError), quick_products("cpu"):
         raise KeyError
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 

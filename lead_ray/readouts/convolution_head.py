@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lead_ray.readouts.descent import Annotated, course_of, products, shuffled, stop_if_not_finite
+from lead_ray.machine import quick_products
+from lead_ray.readouts.descent import Annotated, course_of, shuffled, stop_if_not_finite
 from lead_ray.readouts.regressor import CHUNK, Blocks, Regressor, loss, soft_argmax, upsample
 from lead_ray.readouts.settings import RegressionSettings
 
@@ -78,7 +79,7 @@ def train_head(blocks: Blocks, given: Annotated, settings: RegressionSettings) -
     optimizer = torch.optim.Adam(head.parameters(), settings.lr, betas, weight_decay=settings.weight_decay, fused=True)
     course = course_of(len(images), settings)
     batches = shuffled(len(images), settings.batch_size, generator)
-    with products(settings.precision):
+    with quick_products(device.type, settings.precision == "bf16"):
         for step, batch in zip(range(course.steps), batches, strict=False):
             chosen = batch.to(device)
             optimizer.param_groups[0]["lr"] = course.rate(step, settings)

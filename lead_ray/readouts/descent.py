@@ -7,15 +7,15 @@ that it would become alone, up to rounding.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby, islice
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from lead_ray.machine import quick_products
 from lead_ray.readouts.regressor import Blocks, Regressor, descriptors, loss, soft_argmax, upsample
 from lead_ray.readouts.regressor_cpu import Passes
 from lead_ray.readouts.settings import RegressionSettings, learning_rate
@@ -118,10 +118,11 @@ def train(
     groups = [{"params": [tensor[span] for tensor in trained]} for span in slices]
     how = {"lr": settings.lr, "betas": (0.5, 0.999), "weight_decay": settings.weight_decay}
     optimizer = torch.optim.Adam(groups, fused=True, **how)
-    gradients = (_compiled if stack.linear.device.type == "cpu" else _differentiated)(stack, blocks)
+    device = stack.linear.device.type
+    gradients = (_compiled if device == "cpu" else _differentiated)(stack, blocks)
     steps = max(course.steps for course in courses)
     for step, batch in enumerate(_batches(sets, courses, settings.batch_size, steps)):
-        with products(settings.precision):
+        with quick_products(device, settings.precision == "bf16"):
             losses, found = gradients(batch)
         for group, span in zip(optimizer.param_groups, slices, strict=True):
             group["lr"] = courses[span.start].rate(step, settings)
@@ -131,24 +132,6 @@ def train(
         if step % 100 == 0 or step == steps - 1:
             stop_if_not_finite(losses, step, settings)
     return stack.regressors()
-
-
-@contextmanager
-def products(precision: Literal["fp32", "bf16"]) -> Iterator[None]:
-    """Within it, products of float32 matrices on a CPU round their factors to bf16 if asked to, and add up in float32.
-
-    It is torch's own switch, and so holds for all threads of the process.
-    """
-    switches = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        if precision == "bf16":
-            for switch in switches:
-                switch.fp32_precision = "bf16"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
 
 
 def stop_if_not_finite(losses: Float[Tensor, " r"], step: int, settings: RegressionSettings) -> None:

@@ -40,8 +40,8 @@ class RegressionSettings:
     width: int = 256
     """Channels between the two convolutions."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the products of gradient descent on a CPU. bf16: factors rounded to 8 bits, sums in 32, where the processor
-    has the instructions (elsewhere it is fp32); several times faster on hypercolumns of thousands of channels."""
+    """Of the products of gradient descent. bf16: factors rounded to 8 bits, sums in 32, on a CPU with the instructions
+    (on others fp32), TF32 on a GPU; faster on hypercolumns of thousands of channels."""
     epochs: int = 0
     """Epochs of gradient descent after the start."""
     schedule_epochs: int | None = None
