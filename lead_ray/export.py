@@ -65,16 +65,13 @@ class Network(nn.Module):
 
     def _ensemble(self, blocks: list[Tensor]) -> Reading:
         """Ensemble.read() by plain convolutions."""
-        ensemble, marks = self.readout, len(self.names)
-        regressor = ensemble.regressor
+        regressor = self.readout.regressor
         maps = self._responses(blocks, regressor.weights, regressor.grid).flatten(2)
         grid = geometry.identity_grid(height=regressor.grid, width=regressor.grid).flatten(0, 1)
-        virtual = (maps.softmax(-1) @ grid).unflatten(1, (ensemble.members * marks, -1)).flatten(2)
+        virtual = (maps.softmax(-1) @ grid).unflatten(1, (len(regressor.linear), -1)).flatten(2)
         each = torch.einsum("bmp,mpc->bmc", virtual, regressor.linear) + regressor.bias
-        each = each.unflatten(1, (ensemble.members, marks))
-        points = each.mean(1)
-        spread = ((each - points.unsqueeze(1)).square().sum(-1).sum(1) / (ensemble.members - 1)).sqrt()
-        return Reading(points, spread, heat_width(self._responses(blocks, ensemble.heat, GRID), points))
+        points, spread = self.readout.judged(each)
+        return Reading(points, spread, heat_width(self._responses(blocks, self.readout.heat, GRID), points))
 
     def _responses(self, blocks: list[Tensor], weights: Sequence[Tensor], grid: int) -> Float[Tensor, "b m grid grid"]:
         total: Tensor | float = 0.0

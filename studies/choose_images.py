@@ -9,8 +9,8 @@ $ python studies/choose_images.py --sets faces faces --results studies/results/c
 $ python studies/choose_images.py ... --counts 5 6 --seeds 0 1 --pool 20 --test 10    # smoke
 
 Plays through what a person does with `lead-ray annotate`, true landmarks in the person's place. Of a pool of unlabelled
-images each rule picks the next ones; the read-out of `lead-ray annotate`, an ensemble, is fitted to what is picked; its
-error is measured on other images, from which nobody picks. For each seed all rules see the same pool.
+images each rule picks the next ones; the read-out of `lead-ray annotate` is fitted to what is picked; its error is
+measured on other images, from which nobody picks. For each seed all rules see the same pool.
 
 - chance: in random order.
 - coverage: greedy k-medoids on embeddings of whole images; see lead_ray.annotating.choose.covering.

@@ -50,7 +50,7 @@ def test_error_and_calibration_by_hand(tmp_path):
         calibration=Calibration(slopes=(0.0, 0.0), offsets=(0.0,)),
         trained={}, measured={"error": 7.0}, versions={},
     )  # fmt: skip
-    nothing = Ensemble(Regressor((torch.zeros(2, 1),), torch.zeros(2, 2, 2), torch.zeros(2, 2), 1.0, 2), 1, ())
+    nothing = Ensemble(Regressor((torch.zeros(2, 1),), torch.zeros(2, 2, 2), torch.zeros(2, 2), 1.0, 2), 0, 1, ())
     off = Off(torch.nn.Identity(), nothing, card)
     found = model.judged(off, given, Photographs(folder=tmp_path, train=given, test=images(10.0, 5)))
     assert found["error"] == pytest.approx(100 * 4 / 50, abs=1e-3)

@@ -1,4 +1,4 @@
-"""The ensemble: which images a member sees, that it is the regressor of those images, and what disagreement says."""
+"""The ensemble: which images a regressor sees, that it is the regressor of those images, and what disagreement says."""
 
 from dataclasses import replace
 
@@ -26,12 +26,12 @@ def dots(images: int, seed: int) -> tuple[list[Tensor], Tensor, Tensor]:
     return blocks, landmarks, torch.ones(images, 2, dtype=torch.bool)
 
 
-def apart(places: tuple[float, ...]) -> Ensemble:
-    """Members that each say one place, whatever they are shown."""
-    count = len(places)
-    bias = torch.tensor([[place, 0.0] for place in places])
+def apart(whole: tuple[float, ...], members: tuple[float, ...]) -> Ensemble:
+    """Regressors that each say one place, whatever they are shown."""
+    count = len(whole + members)
+    bias = torch.tensor([[place, 0.0] for place in whole + members])
     regressor = Regressor((torch.zeros(count, 1),), torch.zeros(count, 2, 2), bias, 1.0, 2)
-    return Ensemble(regressor, count, (torch.zeros(1, 1),))
+    return Ensemble(regressor, len(whole), len(members), (torch.zeros(1, 1),))
 
 
 @given(count=st.integers(2, 20), members=st.integers(1, 8), seed=st.integers(0, 99))
@@ -54,35 +54,60 @@ def test_every_member_is_kept_from_three_images_of_eight():
     assert (~seen).sum(0).tolist().count(3) == 15 and seen[:, 5].all()
 
 
-def test_members_are_the_regressors_of_their_images_with_one_shrinkage():
+def test_all_are_the_regressors_of_their_images_with_one_shrinkage():
     blocks, landmarks, visible = dots(10, seed=0)
     visible[1:4, 1] = False
-    found, seen = fit_ensemble(blocks, landmarks, visible, members=3, points=5, seed=4)
+    found, seen = fit_ensemble(blocks, landmarks, visible, whole=2, members=3, points=5, seed=4)
     settings = RegressionSettings(grid=ensemble.GRID, points=5)
-    whole = regression.Annotated(torch.arange(10), landmarks, visible, torch.Generator().manual_seed(12))
-    settings = replace(settings, shrinkage=regression.closed_form(blocks, whole, settings).shrinkage)
+    every = regression.Annotated(torch.arange(10), landmarks, visible, torch.Generator().manual_seed(20))
+    settings = replace(settings, shrinkage=regression.closed_form(blocks, every, settings).shrinkage)
     each = []
-    for member, own in enumerate(seen):
-        source = torch.Generator().manual_seed(12 + member)
+    for number, own in enumerate([torch.ones(10, dtype=torch.bool)] * 2 + list(seen)):
+        source = torch.Generator().manual_seed(20 + number)
         alone = regression.fit([block[own] for block in blocks], landmarks[own], settings, source, visible=visible[own])
+        each.append(alone.predict(blocks))
+    for member in range(3):
         only = torch.zeros(3, 10, dtype=torch.bool)
         only[member] = True
-        each.append(alone.predict(blocks))
-        torch.testing.assert_close(found.read_by(blocks, only).points, each[-1], atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.read_by(blocks, only).points, each[2 + member], atol=1e-5, rtol=0)
     together = found.read(blocks)
-    torch.testing.assert_close(together.points, torch.stack(each).mean(0), atol=1e-5, rtol=0)
-    spread = (torch.stack(each) - together.points).square().sum(-1).sum(0) / 2
+    assert float((each[0] - each[1]).norm(dim=-1).mean()) > 1e-3  # they look for other places
+    torch.testing.assert_close(together.points, (each[0] + each[1]) / 2, atol=1e-5, rtol=0)
+    members = torch.stack(each[2:])
+    spread = (members - members.mean(0)).square().sum(-1).sum(0) / 2
     torch.testing.assert_close(together.spread, spread.sqrt(), atol=1e-5, rtol=0)
 
 
+def test_with_few_images_the_landmark_is_nearer_than_the_members_mean():
+    """Members lack three of eight."""
+    errors = []
+    for seed in range(8):
+        found, _ = fit_ensemble(*dots(8, seed), points=5)
+        blocks, truth, _ = dots(40, seed + 100)
+        everyone = torch.ones(ensemble.MEMBERS, 40, dtype=torch.bool)
+        readings = found.read(blocks), found.read_by(blocks, everyone)
+        errors.append([float((reading.points - truth).norm(dim=-1).mean()) for reading in readings])
+    nearer, mean = torch.tensor(errors).unbind(1)
+    assert nearer.mean() < 0.8 * mean.mean()
+
+
 def test_points_and_spread_by_hand():
-    found, blocks = apart((0.0, 0.3, 0.6)), [torch.zeros(3, 1, 2, 2)]
-    assert found.read(blocks).points[:, 0, 0].tolist() == pytest.approx([0.3] * 3)
+    found, blocks = apart((0.8, 1.0), (0.0, 0.3, 0.6)), [torch.zeros(3, 1, 2, 2)]
+    assert found.read(blocks).points[:, 0, 0].tolist() == pytest.approx([0.9] * 3)
     assert found.read(blocks).spread.flatten().tolist() == pytest.approx([0.3] * 3)  # sqrt((0.09 + 0.09) / 2)
     counted = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
     some = found.read_by(blocks, counted)  # two members of three, one, none
     assert some.points[:2, 0, 0].tolist() == pytest.approx([0.15, 0.0]) and some.points[2].isnan().all()
     assert float(some.spread[0, 0]) == pytest.approx(0.045**0.5) and some.spread[1:].isnan().all()
+
+
+def test_what_a_file_holds_and_what_one_of_format_1_held():
+    found, blocks = apart((0.9,), (0.0, 0.3, 0.6)), [torch.zeros(1, 1, 2, 2)]
+    torch.testing.assert_close(Ensemble.from_tensors(found.tensors()).read(blocks), found.read(blocks), atol=0, rtol=0)
+    held = apart((), (0.0, 0.3, 0.6)).tensors()
+    del held["whole"]
+    reading = Ensemble.from_tensors(held).read(blocks)
+    assert (float(reading.points[0, 0, 0]), float(reading.spread)) == pytest.approx((0.3, 0.3))
 
 
 def test_the_width_of_an_even_heat_map_by_hand():

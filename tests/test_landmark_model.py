@@ -11,6 +11,7 @@ from annotated_faces import CARRIED, NAMES, SCHEMA, draw, errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import lead_ray
 from lead_ray import fit as fit_command
@@ -166,6 +167,38 @@ def test_exported_models_say_the_same(count, faces, tmp_path):
         torch.testing.assert_close(here[0], points[:size], rtol=0, atol=1e-4)
 
 
+def test_a_model_of_format_1_predicts_the_mean_of_its_members(faces, model, saved, tmp_path):
+    folder, labels = faces
+    marks = sum(model.card.placed)
+    for file in saved.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "card.json").write_text(
+        json.dumps(json.loads((saved / "card.json").read_text()) | {"format_version": 1})
+    )
+    held = load_file(saved / "readout.safetensors")
+    rows = len(held["weight0"]) // len(held["linear"])
+    first = ensemble.WHOLE * marks
+    cut = {name: value[first:] for name, value in held.items() if name in ("linear", "bias")}
+    cut |= {name: value[first * rows :] for name, value in held.items() if name.startswith("weight")}
+    save_file(
+        {name: value.contiguous() for name, value in (held | cut).items() if name != "whole"},
+        tmp_path / "readout.safetensors",
+    )
+    old = lead_ray.load(tmp_path)
+    crops, views = zip(
+        *(landmark_model.framed(folder / one.file, None, old.card.framing) for one in labels.images[COUNT:]),
+        strict=True,
+    )
+    blocks = landmark_model.encode(old.encoder, crops)
+    everyone = torch.ones(ensemble.MEMBERS, len(crops), dtype=torch.bool)
+    wanted = lead_ray.load(saved).readout.read_by(blocks, everyone).points
+    torch.testing.assert_close(old.readout.read(blocks).points, wanted, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        points, _ = Network(old).eval()(torch.from_numpy(np.stack(crops).transpose(0, 3, 1, 2).copy()))
+    for found, at, view in zip(old.predict_framed(crops, views), points.numpy(), views, strict=True):
+        np.testing.assert_allclose(view.frame.to_photograph(at), found.points[:5], atol=0.05)
+
+
 def test_few_annotations_say_so(faces, unchecked):
     folder, labels = faces
     for count in (1, 2):
@@ -240,5 +273,5 @@ def test_a_resnet50_stays_below_100_megabytes(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     blocks = [torch.randn(4, 16, 6, 6, generator=generator)]
     landmarks, seen = torch.rand(4, 2, 2, generator=generator) - 0.5, torch.ones(4, 2, dtype=torch.bool)
-    made, _ = ensemble.fit_ensemble(blocks, landmarks, seen, members=2, points=5000)
+    made, _ = ensemble.fit_ensemble(blocks, landmarks, seen, whole=1, members=3, points=5000)
     assert made.regressor.weights[0].nbytes == 2**14

@@ -1,7 +1,7 @@
 """Annotated images and an encoder -> a landmark model that knows its own error.
 
-The ensemble is fitted to all annotated images. How far off it will be in others is measured by leaving out a fifth of
-them at a time and fitting anew; the same errors calibrate the confidences.
+The read-out is fitted to all annotated images. How far off it will be in others is measured by leaving out a fifth of
+them at a time and fitting anew, in the same way; the same errors calibrate the confidences.
 """
 
 import math
@@ -92,7 +92,7 @@ def fit(
 def cross_validated(
     blocks: Sequence[Tensor], points: Tensor, visible: Tensor, placed: np.ndarray, *, folds: int = FOLDS, seed: int = 0
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Points and hints of every image from an ensemble that has not seen it; NaN for a landmark that the others lack.
+    """Points and hints of every image from a read-out that has not seen it; NaN for a landmark that the others lack.
 
     Shapes: points [n, k, 2] and visible [n, k] of the k landmarks that are placed anywhere; as whole() for all.
     """

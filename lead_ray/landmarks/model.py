@@ -36,7 +36,7 @@ from lead_ray.landmarks.readout import Readout
 from lead_ray.models import weights
 
 Picture = Image.Image | np.ndarray | Tensor | Path | str
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: no regressors of all images; those files are read all the same
 BATCH = 32
 
 

@@ -5,7 +5,8 @@
     proposer.fit(labels)          # of the labelled images that were added
     proposer.propose(["b.jpg"])
 
-From one annotated image it proposes what looks most like its landmarks; from two, what an ensemble of regressors says.
+From one annotated image it proposes what looks most like its landmarks; from two, what regressors fitted to all of them
+say. What the read-out is judged by, members of its ensemble, have seen fewer: its own errors are a little smaller.
 """
 
 import threading

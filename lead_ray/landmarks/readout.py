@@ -1,7 +1,7 @@
 """Landmarks read out of frozen features by something that also says how far off it may be.
 
-From one annotated image: the places whose descriptors are most like those annotated. From two: an ensemble of
-regressors (readouts/ensemble.py), whose conventions are also those here.
+From one annotated image: the places whose descriptors are most like those annotated. From two: regressors of all and an
+ensemble (readouts/ensemble.py), whose conventions are also those here.
 """
 
 from collections.abc import Mapping
