@@ -30,8 +30,8 @@ from lead_ray.models import weights
 from lead_ray.readouts.ensemble import fit_ensemble
 
 POINTS, MANY = 20, 10
-"""Virtual points a landmark, and where there are more than 20 landmarks: a little less exact than fit()'s 50, and
-several times as fast."""
+"""Virtual points a landmark, and where there are more than 20 landmarks: a little less exact than fit()'s 32, and
+faster."""
 
 
 class Fitted(NamedTuple):

@@ -120,7 +120,7 @@ def fit_ensemble(
     *,
     whole: int = WHOLE,
     members: int = MEMBERS,
-    points: int = 50,
+    points: int = 32,
     seed: int = 0,
 ) -> tuple[Ensemble, Bool[Tensor, "members n"]]:
     """Regressors of all images with an ensemble, and which images each of its members has seen.
