@@ -1,6 +1,7 @@
 """Start a stage: in this process, or on Ray Train workers that Ray Data feeds."""
 
 import dataclasses
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +27,7 @@ from lead_ray.worker import Worker
 RESTARTS = 3  # of all workers together, after one has died; each goes on from the last checkpoint
 WAITS = 30  # of a minute each, Ray's own, for a cluster that must grow before the workers find room
 GROWTH = 300.0  # seconds between looks at whether there is room for more workers, which costs a start of all
+LOOK = 1.0  # seconds between looks at whether workers are done or dead, where Ray's own are two
 HEED = 10  # steps between looks, of all workers together, at whether a node or the run is to end
 FAILURE = "error.txt"  # what a worker says that fails for a reason which trying again cannot mend
 
@@ -77,6 +79,7 @@ def _on_ray(stage: Stage, folder: RunFolder) -> None:
     from ray.train.torch import TorchTrainer
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(LOOK))
     ingest.connect()
     crew, resources = stage.crew, ray.cluster_resources()
     use_gpu = wants_gpus(stage.device, crew.fewest, resources)

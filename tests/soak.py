@@ -87,9 +87,10 @@ def fingerprint(folder: RunFolder) -> str:
 
 
 def warm_up(settings: Pretrain) -> None:
-    """Compile what draws views, once for all processes."""
+    """Compile what draws views, and import what the first optimiser does, once for all processes."""
     images = open_images(settings, Worker(), feed.in_threads)
     next(view_pairs(settings, images(0)))
+    train.make_optimizer(settings.build(), settings.optim)
     stamp = artefacts.environment()
     artefacts.environment = lambda: stamp  # it starts git
 

@@ -120,17 +120,18 @@ def test_the_package_itself_starts_without_torch():
     assert "torch" not in run.stdout.split()
 
 
-def test_command_lines_start_without_ray():
-    """`--workers 0` serves machines that have no Ray."""
+def test_command_lines_start_without_what_takes_long():
+    """Ray: `--workers 0` serves machines that have none. torchvision, whose import takes as long as torch's own: only
+    foreign teachers and benchmarks need it. torch's compiler, which takes longer: a step of training does not."""
     commands = ", ".join(f"lead_ray.{name}" for name in ("pretrain", "dense", "evaluate", "fit", "predict"))
-    code = f"import {commands}, sys; print(*sys.modules)"
+    step = """
+for algorithm in ("sgd", "adam"):
+    layer = torch.nn.Linear(2, 2)
+    optimizer = train.make_optimizer(layer, train.Optim(algorithm=algorithm))
+    train.train_step(lambda view: {"loss": layer(view).sum()}, optimizer, (torch.ones(4, 2),), torch.float32)
+    optimizer.load_state_dict(optimizer.state_dict())
+"""
+    code = f"import {commands}, sys, torch\nfrom lead_ray import train\n{step}\nprint(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.split(".")[0] for name in run.stdout.split()}
-    assert "torch" in loaded and "ray" not in loaded
-
-
-def test_command_lines_start_without_torchvision():
-    """Its import takes as long as torch's own; only foreign teachers and benchmarks need it."""
-    code = "import lead_ray.dense, lead_ray.evaluate, lead_ray.fit, lead_ray.predict, sys; print(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "torchvision" not in {name.split(".")[0] for name in run.stdout.split()}
+    loaded = set(run.stdout.split())
+    assert "torch" in loaded and not loaded & {"ray", "torchvision", "torch._dynamo"}

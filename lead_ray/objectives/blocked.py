@@ -5,7 +5,9 @@ has nothing to compute again, and nothing of size n x m is kept. On GPUs with Tr
 """
 
 from collections.abc import Callable, Iterator
+from functools import wraps
 from math import ceil
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,7 +28,18 @@ GROUP_BYTES = {"cpu": 2**24, "cuda": 2**28}
 by one would cost more in calls than in arithmetic."""
 
 
-@torch.compiler.disable  # nothing in it is for a compiler: kernels of its own, or few large calls
+def left_alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compiler.disable(), which as a decorator imports the compiler: two seconds for those who never compile."""
+    apart = torch._disable_dynamo(function)  # imports it at its first call
+
+    @wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
+        return apart(*arguments, **options) if torch.compiler.is_compiling() else function(*arguments, **options)
+
+    return called
+
+
+@left_alone  # nothing in it is for a compiler: kernels of its own, or few large calls
 def blocked_alignment(
     blocks_a: Blocks,
     blocks_b: Blocks,
