@@ -3,6 +3,11 @@
 import importlib
 import os
 import sys
+
+# Threads that wait sleep, here and in every process that tests start: spinning, two on a busy core take many times as
+# long as one. Read as torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace

@@ -3,12 +3,17 @@
 import socket
 from pathlib import Path
 
+import torch
+
 from lead_ray.artefacts import RunFolder
 from lead_ray.augmentation.views import ViewSettings
+from lead_ray.images import feed
 from lead_ray.models.trunk import TrunkSettings
 from lead_ray.objectives.byol import ByolSettings
 from lead_ray.pretrain import Pretrain
 from lead_ray.train import Optim
+from lead_ray.work import open_images, work
+from lead_ray.worker import Worker
 
 STEPS = 8
 
@@ -26,6 +31,17 @@ def stage1(kind: type[Pretrain], data: Path, out: Path, **changes) -> Pretrain:
         "views": ViewSettings(size=32),
     }
     return kind(data=data, out=out, **settings | changes)
+
+
+def alone(run: Pretrain, shares: int, threads: int) -> RunFolder:
+    """The run in this process, which stands for so many workers that each compute with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    worker, folder = Worker(shares=shares), run.open()
+    for _ in work(run, folder, open_images(run, worker, feed.in_threads), worker):
+        pass
+    torch.set_num_threads(before)
+    return folder
 
 
 def losses(folder: RunFolder) -> list[float]:

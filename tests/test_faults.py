@@ -23,7 +23,7 @@ import ray
 import small_runs
 import torch
 from safetensors.torch import load_file
-from small_runs import free_ports, losses, stage1
+from small_runs import alone, free_ports, losses, stage1
 
 from lead_ray import ingest, launch, prepare, pretrain
 from lead_ray.artefacts import RunFolder
@@ -42,12 +42,6 @@ LONG = Optim(lr=0.05, batch_size=16, steps=60)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return layouts.prepared_pictures(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data, tmp_path_factory) -> RunFolder:
-    """In this process, without Ray."""
-    return launch.run(stage1(Pretrain, data, tmp_path_factory.mktemp("undisturbed")))
 
 
 def same(folder: RunFolder, other: RunFolder) -> None:
@@ -171,7 +165,7 @@ class TestRay:
         assert Deadly.grave.exists()
         assert files(tmp_path / "shards") == files(data)
 
-    def test_a_lost_node(self, quiet_ray, data, undisturbed, tmp_path):
+    def test_a_lost_node(self, quiet_ray, data, tmp_path):
         """As when a spot instance goes and another comes: training goes on from the last checkpoint."""
         from ray.cluster_utils import Cluster
 
@@ -199,8 +193,8 @@ class TestRay:
             assert lost_at < LONG.steps, "the run was over before the node was"
             cluster.add_node(num_cpus=3, **ports())
             training.join()
-            again = launch.run(stage1(Pretrain, data, tmp_path / "again", workers=2, optim=LONG))
-            same(folder, again)
+            again = stage1(Pretrain, data, tmp_path / "again", optim=LONG)
+            same(folder, alone(again, shares=2, threads=max(1, cores() // 2)))  # as each of the two had
         finally:
             ray.shutdown()
             cluster.shutdown()

@@ -11,18 +11,15 @@ import layouts
 import pytest
 import ray
 import torch
-from small_runs import free_ports, losses, stage1
+from small_runs import alone, free_ports, losses, stage1
 from test_faults import command, same, wait_for
 
 from lead_ray import launch
 from lead_ray.artefacts import RunFolder
 from lead_ray.errors import GO_ON, Preempted, for_people
-from lead_ray.images import feed
 from lead_ray.machine import cores
 from lead_ray.pretrain import Pretrain
 from lead_ray.train import Optim
-from lead_ray.work import open_images, work
-from lead_ray.worker import Worker
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own; nothing of ours is tested by them here
 LONG = Optim(lr=0.05, batch_size=16, steps=30)
@@ -79,15 +76,6 @@ class TestOneProcess:
         assert capsys.readouterr().err.strip().endswith("which is kept; the same command goes on from there")
 
 
-def alone(run: Pretrain, shares: int = 1) -> RunFolder:
-    """The run in this process, which stands for so many workers; one thread, as Patient has."""
-    torch.set_num_threads(1)
-    worker, folder = Worker(shares=shares), run.open()
-    for _ in work(run, folder, open_images(run, worker, feed.in_threads), worker):
-        pass
-    return folder
-
-
 class Patient(Pretrain):
     """Stage 1 whose workers note how many they are. Two take their time until something is kept; one alone takes a step
     and waits until there are two again."""
@@ -123,9 +111,9 @@ def test_a_node_is_drained_goes_and_another_comes(quiet_ray, data, tmp_path, mon
     there is room again, two do. The loss curve and the weights are those of two whom nothing disturbed."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")  # a minute otherwise
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")  # a minute otherwise
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
-    monkeypatch.setattr(launch, "GROWTH", 5.0)
+    monkeypatch.setattr(launch, "GROWTH", 2.0)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
     def ports() -> dict[str, int]:
@@ -153,7 +141,7 @@ def test_a_node_is_drained_goes_and_another_comes(quiet_ray, data, tmp_path, mon
         cluster.add_node(num_cpus=1, **ports())
         wait_for(lambda: not training.is_alive())
         assert (tmp_path / "worlds").read_text().split() == ["2", "1", "2"]
-        same(folder, alone(stage1(Pretrain, data, tmp_path / "alone", optim=LONG), shares=2))
+        same(folder, alone(stage1(Pretrain, data, tmp_path / "alone", optim=LONG), shares=2, threads=1))
     finally:
         ray.shutdown()
         cluster.shutdown()
