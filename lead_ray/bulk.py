@@ -54,7 +54,9 @@ def find(images: Path) -> tuple[Path, list[str]]:
     if images.is_file():
         return images.parent, [images.name]
     if not images.is_dir():
-        raise FileNotFoundError(f"images={str(images)!r} is neither a folder nor an image")
+        raise FileNotFoundError(
+            f"images={str(images)!r} is neither a folder nor an image: name what is to be looked at"
+        )
     found = []
     for folder, below, files in os.walk(images):
         below[:] = [name for name in below if not name.startswith(".")]

@@ -14,6 +14,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+NAME = ".lock"
 LEASE = 60.0  # seconds after which the lock of a process that no longer renews it counts as given up
 RENEWALS = 4  # in that time
 
@@ -29,7 +30,7 @@ def held(folder: Path) -> Iterator[None]:
         with _leased(folder):
             yield
         return
-    with (folder / ".lock").open("a") as lock:
+    with (folder / NAME).open("a") as lock:
         if fcntl is not None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -42,7 +43,7 @@ def held(folder: Path) -> Iterator[None]:
 def _leased(folder: Path) -> Iterator[None]:
     """Object stores know no locks. Each process writes an object of its own before it looks for those of others, so of
     two that start together at least one sees the other."""
-    mine = folder / ".lock" / f"{os.getpid()}-{secrets.token_hex(8)}"
+    mine = folder / NAME / f"{os.getpid()}-{secrets.token_hex(8)}"
     over = threading.Event()
 
     def renew() -> None:
@@ -70,6 +71,6 @@ def _leased(folder: Path) -> Iterator[None]:
 
 def _alive(folder: Path, mine: Path) -> list[str]:
     """The names of other locks that were renewed of late, by the store's own clock."""
-    written = storage.written(folder / ".lock", "*")
+    written = storage.written(folder / NAME, "*")
     now = written[mine]
     return sorted(path.name for path, when in written.items() if path != mine and now - when < LEASE)

@@ -239,11 +239,29 @@ def test_the_address_is_there_before_torch(project, tmp_path):
     assert "http://127.0.0.1:" in told.stdout
 
 
-def test_a_model_that_is_not_there_is_said_at_once_and_not_kept(project, tmp_path):
-    settings = Annotate(images=tmp_path / "images", model=tmp_path / "nowhere", project=tmp_path / "new", port=0)
-    with pytest.raises(FileNotFoundError, match="no weights at"):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"model": "nowhere"}, "no weights at"), ({"images": "nowhere"}, "is not a folder"), ({"port": 1}, "port 1 of")],
+)
+def test_what_is_wrong_is_said_at_once_and_leaves_nothing(project, tmp_path, wrong, said, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(annotate.socket.socket, "bind", refuse) if "port" in wrong else None
+    where = {"images": "images", "project": "some/new"} | wrong
+    settings = Annotate(**{name: tmp_path / to if name != "port" else to for name, to in ({"port": 0} | where).items()})
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OSError, match=said):
         serve(settings)
-    assert not (tmp_path / "new" / "project.json").exists()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_project_that_was_there_is_left_as_it_was(project, tmp_path):
+    project.close()
+    before = sorted((tmp_path / "project").rglob("*"))
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        serve(Annotate(images=tmp_path / "nowhere", project=tmp_path / "project", port=0))
+    assert sorted(path for path in (tmp_path / "project").rglob("*") if path.name != ".lock") == before
 
 
 def test_what_the_network_is_shown_is_kept_with_the_project(project, tmp_path):

@@ -34,7 +34,7 @@ def find(root: Path) -> Pictures:
     Raises: FileNotFoundError if there is no such folder; ValueError if it holds no picture.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"images={str(root)!r} is not a folder")
+        raise FileNotFoundError(f"images={str(root)!r} is not a folder: name the one that holds the pictures")
     names = sorted(_walk(os.fspath(root), ""))
     if not names:
         raise ValueError(f"images={str(root)!r} holds no image ({', '.join(sorted(SUFFIXES))})")

@@ -164,15 +164,23 @@ class Project:
 def held(path: Path) -> Iterator[None]:
     """Keep other servers from a project; the lock goes with this process, however it ends.
 
-    Raises: ValueError if another process holds it.
+    Raises: ValueError if another process holds it. What is raised before anything was kept leaves no folder behind.
     """
+    new = [each for each in (path, *path.parents) if not each.exists()]
     path.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
             stack.enter_context(locks.held(path))
         except ValueError:
             raise ValueError(f"project={str(path)!r} is open in another lead-ray annotate: use its page") from None
-        yield
+        try:
+            yield
+        except BaseException:
+            if new and [each.name for each in path.iterdir()] == [locks.NAME]:
+                (path / locks.NAME).unlink()
+                for each in new:
+                    each.rmdir()
+            raise
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

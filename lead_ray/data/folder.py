@@ -49,7 +49,7 @@ class Folder:
 
     def records(self) -> Iterator[Record]:
         if not self.raw.is_dir():
-            raise FileNotFoundError(f"raw={str(self.raw)!r} is not a folder")
+            raise FileNotFoundError(f"raw={str(self.raw)!r} is not a folder: name the one that holds the pictures")
         found = (path.relative_to(self.raw).as_posix() for path in self.raw.rglob("*"))
         return self.records_of(() if self.landmarks else found)
 

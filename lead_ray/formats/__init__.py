@@ -68,6 +68,10 @@ def read(format: str, path: Path | str, *, schema: Schema | None = None, images:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no labels at {path}")
+    if images is not None and not Path(images).is_dir():
+        raise FileNotFoundError(
+            f"images={str(images)!r} is not a folder: name the one below which the images lie that {path.name} names"
+        )
     labels = _module(format).read(path, schema, Sizes(None if images is None else Path(images)))
     if schema is not None and labels.schema.names == schema.names:
         labels = Labels(schema=schema, images=labels.images)
