@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import tyro
 from aiohttp import web
 
 from lead_ray.annotating.curve import Curve
@@ -27,6 +26,7 @@ from lead_ray.annotating.project import Project, held
 from lead_ray.annotating.server import application
 from lead_ray.errors import for_people
 from lead_ray.landmarks.framing import Framing
+from lead_ray.usage import parsed
 
 PORTS = range(7878, 7898)
 
@@ -126,7 +126,7 @@ def _listening(port: int | None) -> socket.socket:
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("annotate"):
-        serve(tyro.cli(Annotate, prog="lead-ray annotate", args=arguments, description=__doc__))
+        serve(parsed(Annotate, arguments, __doc__, "lead-ray annotate"))
 
 
 if __name__ == "__main__":

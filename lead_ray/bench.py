@@ -1,8 +1,8 @@
 """Speed: the project's paths beside plain references and, where installed, other libraries. Nothing is asserted.
 
-$ python -m lead_ray.bench views
-$ python -m lead_ray.bench step --batch 64 --rounds 3
-$ python -m lead_ray.bench stage2 --loss-only --size 256 --batch 2
+$ lead-ray bench views
+$ lead-ray bench step --batch 64 --rounds 3
+$ lead-ray bench stage2 --loss-only --size 256 --batch 2
 """
 
 import os
@@ -21,6 +21,7 @@ from lead_ray.speed.scale import Scale
 from lead_ray.speed.stage2 import Stage2
 from lead_ray.speed.steps import Step, Views
 from lead_ray.speed.workers import Workers
+from lead_ray.usage import parsed
 
 Measurements = (
     Annotated[Views, tyro.conf.subcommand("views")]
@@ -37,7 +38,7 @@ Measurements = (
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("bench"):
-        tyro.cli(Measurements, prog="lead-ray bench", args=arguments, description=__doc__).run()
+        parsed(Measurements, arguments, __doc__, "lead-ray bench").run()
 
 
 if __name__ == "__main__":

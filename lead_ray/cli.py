@@ -4,7 +4,7 @@ import importlib
 import sys
 
 COMMANDS = {
-    "quickstart": "synthetic faces -> both stages -> errors -> one page, in five minutes",
+    "quickstart": "synthetic faces -> both stages -> errors -> one page, in a few minutes",
     "prepare": "raw folder -> shards",
     "pretrain": "stage 1: instance-level encoder",
     "dense": "stage 2: dense compact map",

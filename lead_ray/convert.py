@@ -2,6 +2,28 @@
 
 $ lead-ray convert CollectedData_me.csv labels.json --to own --images .
 $ lead-ray convert labels.json labels.slp --to sleap
+
+What `lead-ray fit --labels` reads, too. Points are (x, y) in pixels of the image as a viewer shows it; the centre
+of its first pixel is (0, 0). A point's mark is 0 missing, 1 occluded (hidden, but placed) or 2 visible, as in COCO.
+
+csv: a row an image, in any order of columns; `file` and each landmark's NAME_x and NAME_y are needed, in pixels. An
+empty x is a missing point. NAME_mark is missing, occluded or visible; without it what is placed is visible. width and
+height are the image's: without them, --images says where it is. box_x, box_y, box_width and box_height say where the
+object is, NAME_confidence how sure a model was.
+
+    file,beak_x,beak_y,beak_mark,tail_x,tail_y,tail_mark
+    a.jpg,31.5,40,occluded,,,missing
+
+own: this package's JSON. `size` is width and height, a missing point null; `box` (x, y, width, height) and `confidence`
+may follow the marks; `category`, `skeleton` and `normaliser` (numbers of landmarks, from 0) the colours.
+
+    {"schema": {"names": ["beak", "tail"], "colours": ["#e03030", "#3050e0"]},
+     "images": [{"file": "a.jpg", "size": [80, 60],
+                 "points": [[31.5, 40], null], "marks": [1, 0]}]}
+
+coco: `annotations` with `keypoints` [x, y, mark, ...]. pts: a folder with a STEM.pts for every image STEM, 300-W's,
+whose first pixel is (1, 1). deeplabcut: CollectedData's three header rows. cvat, label-studio, sleap: as these tools
+write them.
 """
 
 from collections.abc import Sequence
@@ -13,6 +35,7 @@ import tyro
 
 from lead_ray import formats
 from lead_ray.errors import for_people
+from lead_ray.usage import parsed
 
 Name = Literal["own", "coco", "csv", "pts", "cvat", "label-studio", "deeplabcut", "sleap"]
 
@@ -49,7 +72,7 @@ def convert(settings: Convert) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `lead-ray convert`."""
     with for_people("convert"):
-        print(convert(tyro.cli(Convert, args=arguments, prog="lead-ray convert", description=__doc__)))
+        print(convert(parsed(Convert, arguments, __doc__, "lead-ray convert")))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage 2: a dense, compact map that matches as stage 1's hypercolumns do.
 
-$ python -m lead_ray.dense --data faces --stage1 runs/stage1-lead-0123abcd --workers 2
-$ python -m lead_ray.dense --data faces --stage1 runs/stage1-lead-0123abcd objective:equivariance  # CL's, not LEAD's
+$ lead-ray dense --data faces --stage1 runs/stage1-lead-0123abcd --workers 2
+$ lead-ray dense --data faces --stage1 runs/stage1-lead-0123abcd objective:equivariance  # CL's, not LEAD's
 """
 
 from dataclasses import dataclass, field

@@ -1,15 +1,13 @@
 """Errors of a frozen encoder: landmark regression and landmark matching.
 
-$ python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task matching --data mafl
-$ python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task regression --data mafl --annotations 1 10 --seeds 0 1 2
-$ python -m lead_ray.evaluate runs/stage2-lead-0123abcd --task matching --data mafl --features untrained    # a floor
-$ python -m lead_ray.evaluate runs/stage1-lead-0123abcd --task regression --data mafl --features nmf --reduce.dim 64
+$ lead-ray evaluate runs/stage2-lead-0123abcd --task matching --data mafl
+$ lead-ray evaluate runs/stage2-lead-0123abcd --task regression --data mafl --annotations 1 10 --seeds 0 1 2
+$ lead-ray evaluate runs/stage2-lead-0123abcd --task matching --data mafl --features untrained    # a floor
+$ lead-ray evaluate runs/stage1-lead-0123abcd --task regression --data mafl --features nmf --reduce.dim 64
 """
 
 from pathlib import Path
 from typing import Any
-
-import tyro
 
 from lead_ray import storage
 from lead_ray.artefacts import read_json, write_json
@@ -19,6 +17,7 @@ from lead_ray.evaluation.details import details, save
 from lead_ray.evaluation.settings import Evaluate, Features, Reduce, result_name, told
 from lead_ray.images import shards
 from lead_ray.machine import environment
+from lead_ray.usage import parsed
 
 __all__ = ["Evaluate", "Features", "Reduce", "details", "evaluate", "evaluate_each", "numbers", "paths"]
 
@@ -61,7 +60,7 @@ def numbers(result: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("evaluate"):
-        results = evaluate_each(tyro.cli(Evaluate, prog="lead-ray evaluate", args=arguments, description=__doc__))
+        results = evaluate_each(parsed(Evaluate, arguments, __doc__, "lead-ray evaluate"))
     for result in results:
         for name, value in numbers(result).items():
             rows = value if name == "by_factor" else [value]

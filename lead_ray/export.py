@@ -31,6 +31,7 @@ from lead_ray.landmarks import model as landmark_model
 from lead_ray.landmarks.model import LandmarkModel
 from lead_ray.landmarks.prediction import SMALLEST, View
 from lead_ray.readouts.ensemble import GRID, Ensemble, Reading, heat_width
+from lead_ray.usage import parsed
 
 NEEDED = ("onnx", "onnxscript")
 
@@ -147,7 +148,7 @@ def _metadata(model: LandmarkModel, network: Network) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `lead-ray export`."""
     with for_people("export"):
-        settings = tyro.cli(Export, args=arguments, prog="lead-ray export", description=__doc__)
+        settings = parsed(Export, arguments, __doc__, "lead-ray export")
         export(settings)
         print(f"{settings.out}: {settings.out.stat().st_size / 1e6:.1f} MB")
 

@@ -16,6 +16,7 @@ from lead_ray.errors import for_people
 from lead_ray.landmarks import fitting
 from lead_ray.landmarks.model import LandmarkModel
 from lead_ray.reporting.reliability import figure
+from lead_ray.usage import parsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Fit:
     images: Path
     """Folder of the images."""
     labels: Path
-    """Annotations in any of the formats that `lead-ray convert` knows."""
+    """Annotations in any of the formats that `lead-ray convert --help` shows."""
     out: Path
     """Folder of the model."""
     side: int | None = None
@@ -75,7 +76,7 @@ def report(model: LandmarkModel) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `lead-ray fit`."""
     with for_people("fit"):
-        settings = tyro.cli(Fit, args=arguments, prog="lead-ray fit", description=__doc__)
+        settings = parsed(Fit, arguments, __doc__, "lead-ray fit")
         print(f"{report(run(settings))}\nsaved in {settings.out}")
 
 

@@ -1,8 +1,8 @@
 """Pictures of finished runs and of what evaluation measured, one a call.
 
-$ python -m lead_ray.plot heat-maps runs/stage1-... runs/stage2-... --data TEST --out heat.png
-$ python -m lead_ray.plot parts runs/stage2-... --data TEST --out parts.png
-$ python -m lead_ray.plot counts runs/*/eval/regression-mtfl-learned-*.json --out counts.svg
+$ lead-ray plot heat-maps runs/stage1-... runs/stage2-... --data TEST --out heat.png
+$ lead-ray plot parts runs/stage2-... --data TEST --out parts.png
+$ lead-ray plot counts runs/*/eval/regression-mtfl-learned-*.json --out counts.svg
 """
 
 from typing import Annotated
@@ -13,6 +13,7 @@ from lead_ray.errors import for_people
 from lead_ray.plotting.charts import Cost, Counts, Distribution, Sweep, Trials, Zoom
 from lead_ray.plotting.marked import FewAnnotations, Landmarks, Matching
 from lead_ray.plotting.networks import Clusters, HeatMaps, Losses, Parts
+from lead_ray.usage import parsed
 
 Pictures = (
     Annotated[HeatMaps, tyro.conf.subcommand("heat-maps")]
@@ -33,7 +34,7 @@ Pictures = (
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("plot"):
-        tyro.cli(Pictures, prog="lead-ray plot", args=arguments, description=__doc__).make()
+        parsed(Pictures, arguments, __doc__, "lead-ray plot").make()
 
 
 if __name__ == "__main__":

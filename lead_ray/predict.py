@@ -26,6 +26,7 @@ from lead_ray.landmarks import model as landmark_model
 from lead_ray.landmarks.labels import LabelledImage, Schema
 from lead_ray.progress import phase
 from lead_ray.reporting import overlays
+from lead_ray.usage import parsed
 
 BY_SUFFIX = {".csv": "csv", ".json": "coco", ".xml": "cvat", ".slp": "sleap", "": "pts"}
 SHOWN = 3  # bad images that are named on the screen
@@ -135,7 +136,7 @@ def least_certain(found: Parts | Sequence[LabelledImage], count: int) -> list[tu
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `lead-ray predict`."""
     with for_people("predict"):
-        predict(tyro.cli(Predict, args=arguments, prog="lead-ray predict", description=__doc__))
+        predict(parsed(Predict, arguments, __doc__, "lead-ray predict"))
 
 
 if __name__ == "__main__":

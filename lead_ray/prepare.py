@@ -41,6 +41,7 @@ from lead_ray.images.packing import (
 )
 from lead_ray.images.shards import Manifest
 from lead_ray.progress import phase
+from lead_ray.usage import parsed
 
 READERS: tuple[type[Reader], ...] = (
     CelebA,
@@ -190,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     options = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
     with for_people("prepare"):
-        tyro.cli(command, args=arguments, prog="lead-ray prepare", config=options)
+        parsed(command, arguments, None, "lead-ray prepare", config=options)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage 1: an instance-level encoder of unlabelled images.
 
-$ python -m lead_ray.pretrain --data faces --workers 2                    # the paper's BYOL, ResNet-50, 200 epochs
-$ python -m lead_ray.pretrain --data faces --trunk.depth 18 --trunk.width 0.25 --optim.steps 20      # a try
+$ lead-ray pretrain --data faces --workers 2                    # the paper's BYOL, ResNet-50, 200 epochs
+$ lead-ray pretrain --data faces --trunk.depth 18 --trunk.width 0.25 --optim.steps 20      # a try
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The whole way in five minutes on two cores: synthetic faces, both stages, errors against floors, one page.
+"""The whole way in a few minutes on two cores: synthetic faces, both stages, errors against floors, one page.
 
 $ lead-ray quickstart                       # goes on from the small encoder that the package carries
 $ lead-ray quickstart --from-scratch        # without it, and what that gives
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 
 from lead_ray.artefacts import RunFolder, read_json, write_json
@@ -33,6 +32,7 @@ from lead_ray.pretrain import Pretrain
 from lead_ray.progress import phase
 from lead_ray.quickstart_page import READOUT, make_page, make_table
 from lead_ray.train import Optim
+from lead_ray.usage import parsed
 
 CARRIED = Path(__file__).parent / "models" / "synthetic-faces.safetensors"
 SEEDS = (0, 1, 2)
@@ -200,7 +200,7 @@ def quickstart(settings: Quickstart) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    settings = tyro.cli(Quickstart, prog="lead-ray quickstart", args=arguments, description=__doc__)
+    settings = parsed(Quickstart, arguments, __doc__, "lead-ray quickstart")
     with for_people("quickstart"):
         summary = quickstart(settings)
     Console().print(make_table(summary).rich())

@@ -8,9 +8,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import tyro
-
 from lead_ray import storage
+from lead_ray.usage import parsed
 
 FLAG = "--config"
 BESIDE = "matters"  # what config.json holds beside the settings; see RunFolder.open()
@@ -25,7 +24,8 @@ def command_line(
     Raises: ValueError, OSError naming the file, and the field in it, that is wrong. SystemExit for wrong flags.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    said = f"{description}\n{FLAG} FILE: settings of a run's config.json, or a file like it; other flags go before them"
+    file = f"With {FLAG} FILE the settings of a run's config.json, or of a file like it; other flags go before them."
+    said = f"{description or ''}\n{file}"
     default = {}
     if FLAG in words:
         place = words.index(FLAG)
@@ -33,7 +33,7 @@ def command_line(
             raise ValueError(f"{FLAG} needs a file: a run's config.json, or one like it")
         default = {"default": read(kind, Path(words[place + 1]))}
         del words[place : place + 2]
-    return tyro.cli(kind, args=words, prog=prog, description=said, **default)
+    return parsed(kind, words, said, prog, **default)
 
 
 def read(kind: type[Settings], file: Path) -> Settings:

@@ -15,7 +15,7 @@ LIBRARY = Path(lead_ray.__file__).parent
 RAY_FILES = {"prepare", "ingest", "launch", "elastic"}
 LAYERS = (
     {"geometry", "metrics", "similarity", "progress", "errors", "machine", "notice", "storage", "data", "summary"}
-    | {"machine_code"},
+    | {"machine_code", "usage"},
     {"models", "objectives", "augmentation"},
     {"artefacts", "locks", "images", "worker", "train", "stage", "features", "parts", "clusters"}
     | {"resources", "foreground", "work", "readouts", "evaluation", "landmarks", "formats"},
