@@ -122,8 +122,11 @@ def test_the_package_itself_starts_without_torch():
 
 def test_command_lines_start_without_what_takes_long():
     """Ray: `--workers 0` serves machines that have none. torchvision, whose import takes as long as torch's own: only
-    foreign teachers and benchmarks need it. torch's compiler, which takes longer: a step of training does not."""
-    commands = ", ".join(f"lead_ray.{name}" for name in ("pretrain", "dense", "evaluate", "fit", "predict"))
+    foreign teachers and benchmarks that compare need it. torch's compiler, which takes longer: a step of training does
+    not. pyplot, which keeps figures and asks for screens."""
+    figures = [f"figures.{path.stem}" for path in sorted((LIBRARY / "figures").glob("[!_]*.py"))]
+    names = ["pretrain", "dense", "evaluate", "fit", "predict", "bench", *figures]
+    commands = ", ".join(f"lead_ray.{name}" for name in names)
     step = """
 for algorithm in ("sgd", "adam"):
     layer = torch.nn.Linear(2, 2)
@@ -134,4 +137,4 @@ for algorithm in ("sgd", "adam"):
     code = f"import {commands}, sys, torch\nfrom lead_ray import train\n{step}\nprint(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(run.stdout.split())
-    assert "torch" in loaded and not loaded & {"ray", "torchvision", "torch._dynamo"}
+    assert "torch" in loaded and not loaded & {"ray", "torchvision", "torch._dynamo", "matplotlib.pyplot"}

@@ -289,6 +289,8 @@ class TestFailures:
             launch.follow_up(fit, tmp_path / "error.txt")
 
     def test_a_crash_stays_what_it_is(self, tmp_path):
+        import ray.train
+
         (tmp_path / "error.txt").write_text("of the run before")
 
         def fit():

@@ -10,10 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from lead_ray.augmentation.augment import FACE_MEAN, FACE_STD
 from lead_ray.augmentation.views import ViewSettings
@@ -46,6 +44,8 @@ BLUR_TAPS = 9  # a tenth of a 96 px view, BYOL's share; the package's own blur s
 
 def torchvision_view(settings: ViewSettings, view: int) -> Callable[[Tensor], Tensor]:
     """torchvision's transforms for one uint8 image [3, h, w], in the order of BYOL's recipe."""
+    from torchvision.transforms import v2  # takes as long as all other imports together
+
     jitter = v2.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
     return v2.Compose(
         [
@@ -114,7 +114,9 @@ def _plain_mlp(channels: int, hidden: int, out: int) -> nn.Module:
 
 
 def _trunk(depth: int) -> tuple[nn.Module, int]:
-    network = getattr(torchvision.models, f"resnet{depth}")()
+    from torchvision import models
+
+    network = getattr(models, f"resnet{depth}")()
     channels = network.fc.in_features
     network.fc = nn.Identity()
     return network, channels
