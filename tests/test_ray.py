@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count, islice
@@ -93,6 +94,7 @@ class Interrupting(Pretrain):
                 process = int(driver.read_text())
                 driver.unlink()
                 os.kill(process, signal.SIGINT)
+                threading.Event().wait()  # until Ray ends this process: the run must not be over before it is heard
             after_step(progress)
 
         learner.after_step = interrupt
