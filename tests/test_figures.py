@@ -5,13 +5,11 @@ import io
 import numpy
 import pytest
 import torch
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch.nn import functional
 
-from lead_ray.figures import bars, correspondence, curves, faces
+from lead_ray.figures import correspondence, curves, faces
 from lead_ray.reporting.drawing import PALETTE
-from lead_ray.reporting.tables import Cell, Column, Row, Table
 
 
 @pytest.fixture
@@ -168,45 +166,9 @@ def test_pixels_are_shown_as_they_are(generator):
     assert image.get_extent() == [-0.5, 95.5, 95.5, -0.5]
 
 
-BARS = Table(
-    "Errors",
-    [Column("matching", "px", "lower"), Column("other")],
-    [
-        Row("stage 2", "LEAD", [Cell(2.0, 0.5, 3), None]),
-        Row("stage 1", "LEAD", [None, None]),
-        Row("mean face", "floors", [Cell(8.0), None]),
-    ],
-)
-
-
-def test_error_bars_show_means_and_deviations():
-    figure = bars.error_bars(BARS)
-    drawn(figure)
-    panel = figure.axes[0]
-    dots = [line.get_xydata()[0, 0] for line in panel.lines if line.get_marker() == "o"]
-    whiskers = [c.get_segments()[0][:, 0].tolist() for c in panel.collections if isinstance(c, LineCollection)]
-    assert dots == [2.0, 8.0]
-    assert whiskers == [[1.5, 2.5]]
-    assert [label.get_text() for label in panel.get_yticklabels()] == [
-        "LEAD",
-        "stage 2",
-        "floors",
-        "mean face",
-    ]
-    assert [text.get_text() for text in panel.texts] == ["2.00", "8.00"]
-    assert panel.get_xlim()[0] == 0
-    assert panel.get_xlabel() == "matching (px), lower is better"
-
-
-def test_error_bars_need_a_value():
-    with pytest.raises(ValueError, match="column 'other' of 'Errors' has no value to draw"):
-        bars.error_bars(BARS, 1)
-
-
 def test_fonts_are_large_enough(generator):
     blocks = [torch.randn(2, 8, 24, 24, generator=generator)]
     shown = [
-        bars.error_bars(BARS),
         curves.loss_curves({"stage 1": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]}),
         correspondence.heat_maps(pictures(2, generator), blocks, 0, torch.tensor([[9.0, 9.0]]), names=["eye"]),
     ]
