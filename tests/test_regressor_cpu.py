@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lead_ray.readouts.regressor import Regressor, loss
-from lead_ray.readouts.regressor_cpu import AT_ONCE, Passes
+from lead_ray.readouts.regressor_cpu import SHARED, Passes
 
 HYPERCOLUMN = ((8, 24, 24), (6, 12, 12), (5, 6, 6), (9, 3, 3))
 
@@ -68,7 +68,7 @@ def test_hypercolumn_of_a_whole_head(grid):
 def test_a_few_at_a_time_and_nothing_stays_of_the_last_pass():
     """More images than have room at once, drawn in any order and some of them twice; then the same again."""
     blocks, (*weights, linear, bias), landmarks, visible = case(HYPERCOLUMN, images=9, marks=2, points=3)
-    rows = torch.randint(0, 9, (2 * AT_ONCE * torch.get_num_threads() + 3,), generator=torch.Generator().manual_seed(1))
+    rows = torch.randint(0, 9, (2 * SHARED + 3,), generator=torch.Generator().manual_seed(1))
     passes = Passes(blocks, marks=2, points=3, grid=16)
     found = [passes.gradients(weights, linear, bias, rows, landmarks[rows], visible[rows]) for _ in range(2)]
     drawn = [block[rows] for block in blocks]

@@ -14,7 +14,8 @@ from torch import Tensor
 from lead_ray.readouts import soft_argmax_cpu, upsampling_cpu
 
 F = np.float32
-AT_ONCE = 8  # images a thread: fewer read the weights too often, more leave the cache
+AT_ONCE = 8  # images: fewer read the weights too often, more leave the cache
+SHARED = 32  # by several threads: between torch's and ours the cores change hands, and each waits for the other's
 
 
 class Passes:
@@ -26,7 +27,7 @@ class Passes:
     def __init__(self, blocks: Sequence[Float[Tensor, "n _ _ _"]], *, marks: int, points: int, grid: int):
         self._blocks = [block.permute(0, 2, 3, 1) for block in blocks]
         self._marks, self._grid, count = marks, grid, marks * points
-        self._most = max(1, min(len(blocks[0]), AT_ONCE * torch.get_num_threads()))
+        self._most = max(1, min(len(blocks[0]), AT_ONCE if torch.get_num_threads() == 1 else SHARED))
         self._shapes = np.array([block.shape[1:3] for block in self._blocks])
         self._values = self._shapes.prod(1) * count
         self._plan = upsampling_cpu.plan(tuple(map(tuple, self._shapes.tolist())), grid)
