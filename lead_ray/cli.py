@@ -2,6 +2,8 @@
 
 import importlib
 import sys
+from difflib import get_close_matches
+from importlib.metadata import version
 
 COMMANDS = {
     "quickstart": "synthetic faces -> both stages -> errors -> one page, in a few minutes",
@@ -26,7 +28,12 @@ def main() -> None:
         print("usage: lead-ray COMMAND ...    (lead-ray COMMAND --help for its options)\n")
         print("\n".join(f"  {name:12} {what}" for name, what in COMMANDS.items()))
         return
+    if command == "--version":
+        print(version("lead_ray"))
+        return
     if command not in COMMANDS:
-        sys.exit(f"lead-ray: no command {command!r}; commands: {', '.join(COMMANDS)}")
+        meant = get_close_matches(command, COMMANDS, n=1)
+        like = f"did you mean {meant[0]}?" if meant else f"commands: {', '.join(COMMANDS)}"
+        sys.exit(f"lead-ray: no command {command!r}; {like}")
     # Imported only now: `lead-ray --help` must not wait for torch.
     importlib.import_module(f"lead_ray.{command}").main(sys.argv[2:])

@@ -6,10 +6,10 @@ $ lead-ray convert labels.json labels.slp --to sleap
 What `lead-ray fit --labels` reads, too. Points are (x, y) in pixels of the image as a viewer shows it; the centre
 of its first pixel is (0, 0). A point's mark is 0 missing, 1 occluded (hidden, but placed) or 2 visible, as in COCO.
 
-csv: a row an image, in any order of columns; `file` and each landmark's NAME_x and NAME_y are needed, in pixels. An
-empty x is a missing point. NAME_mark is missing, occluded or visible; without it what is placed is visible. width and
-height are the image's: without them, --images says where it is. box_x, box_y, box_width and box_height say where the
-object is, NAME_confidence how sure a model was.
+csv: a row an image, in any order of columns; `file` and each landmark's NAME_x and NAME_y are needed, in pixels. A
+point whose x and y are empty is missing. NAME_mark is missing, occluded or visible, or their number; without it what is
+placed is visible. width and height are the image's: without them, --images says where it is. box_x, box_y, box_width
+and box_height say where the object is, NAME_confidence how sure a model was.
 
     file,beak_x,beak_y,beak_mark,tail_x,tail_y,tail_mark
     a.jpg,31.5,40,occluded,,,missing
@@ -44,9 +44,9 @@ Name = Literal["own", "coco", "csv", "pts", "cvat", "label-studio", "deeplabcut"
 class Convert:
     """Read labels, write them in another format."""
 
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """File of labels, or a folder of .pts files."""
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """File to write; for pts a folder."""
     to: Name
     """Format to write."""

@@ -98,7 +98,7 @@ class Network(nn.Module):
 class Export:
     """Write a landmark model as one file."""
 
-    model: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Landmark model that `lead-ray fit` wrote."""
     out: Path
     """File to write: .onnx or .pt2."""
@@ -124,7 +124,7 @@ def export(settings: Export) -> None:
                 torch.export.save(program, file)
             return
         if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-            raise ValueError(f"ONNX needs {' and '.join(missing)}: pip install 'lead-ray[export]'")
+            raise ValueError(f"ONNX needs {' and '.join(missing)}: uv pip install {' '.join(missing)}")
         named = {"input_names": ["images"], "output_names": ["points", "confidence"]}
         program = torch.onnx.export(network, (example,), dynamo=True, dynamic_shapes=dynamic, verbose=False, **named)
     program.model.metadata_props["lead_ray"] = json.dumps(_metadata(landmark_model.load(settings.model), network))

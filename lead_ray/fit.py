@@ -4,7 +4,7 @@ $ lead-ray fit runs/stage2-... --images photos --labels labels.json --out bird-m
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from lead_ray import formats
 from lead_ray.artefacts import atomic
 from lead_ray.errors import for_people
 from lead_ray.landmarks import fitting
+from lead_ray.landmarks.labels import Schema
 from lead_ray.landmarks.model import LandmarkModel
 from lead_ray.reporting.reliability import figure
 from lead_ray.usage import parsed
@@ -23,7 +24,7 @@ from lead_ray.usage import parsed
 class Fit:
     """Fit landmarks to annotated images, measure them, and keep all of it in one folder."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A finished run's folder, or a file of encoder weights."""
     images: Path
     """Folder of the images."""
@@ -33,6 +34,9 @@ class Fit:
     """Folder of the model."""
     side: int | None = None
     """Side in pixels of what the network is shown; None: what it was trained for. 128 or 160 tell finer."""
+    normaliser: tuple[str, str] | None = None
+    """Two landmarks whose distance is 100 % in errors, and sets what counts as near: the eyes of faces, say. None: the
+    labels' own, and without it the box or picture."""
     box_factor: float = 1.1
     """Side of what is shown over the longer side of the box, where annotations have boxes."""
     seed: int = 0
@@ -42,6 +46,8 @@ class Fit:
 def run(settings: Fit) -> LandmarkModel:
     """Fit, save with a picture of the reliability, and say what was measured."""
     labels = formats.read(formats.guess(settings.labels), settings.labels, images=settings.images)
+    if settings.normaliser is not None:
+        labels = replace(labels, schema=normalised_by(labels.schema, settings.normaliser))
     choice = {"side": settings.side, "box_factor": settings.box_factor, "seed": settings.seed}
     model = fitting.fit(settings.run, labels, settings.images, **choice)
     model.save(settings.out)
@@ -52,10 +58,19 @@ def run(settings: Fit) -> LandmarkModel:
     return model
 
 
+def normalised_by(schema: Schema, names: tuple[str, str]) -> Schema:
+    """Raises: ValueError for a landmark that is not in the schema, or twice the same."""
+    if unknown := [name for name in names if name not in schema.names]:
+        raise ValueError(f"normaliser names {unknown[0]!r}, the landmarks are {', '.join(schema.names)}")
+    first, second = (schema.names.index(name) for name in names)
+    return replace(schema, normaliser=(first, second))
+
+
 def report(model: LandmarkModel) -> str:
     """The card in a few lines."""
     card, measured = model.card, model.card.measured
-    lines = [f"{card.schema.category}: {sum(card.placed)} landmarks from {card.trained['images']} annotated images"]
+    images = "annotated image" if card.trained["images"] == 1 else "annotated images"
+    lines = [f"{card.schema.category}: {sum(card.placed)} landmarks from {card.trained['images']} {images}"]
     if measured["error"] is None:
         lines.append(measured["why"])
     else:
@@ -68,7 +83,7 @@ def report(model: LandmarkModel) -> str:
     if card.schema.normaliser is None:
         lines.append(
             "no two landmarks give the scale, so both count in shares of the box or picture, beside which a landmark's "
-            "error is small: name two (Points on annotate's page, or lead-ray convert --schema), and fit again"
+            f"error is small: name two with --normaliser (landmarks: {', '.join(card.schema.names)}), and fit again"
         )
     return "\n".join(lines)
 

@@ -26,6 +26,9 @@ def connect(num_cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # otherwise thousands of lines in logs
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # otherwise `uv run` rebuilds the environment
+    # Otherwise any call after ray.shutdown() starts a cluster that nobody asked for, and a minute later this process is
+    # ended; Ray Data's prefetcher of an iteration left half way makes such calls. Read as Ray is imported.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     # Otherwise a warning that eight worker processes are many for two cores; more at once only wait for each other.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "4")
     if not os.environ.get("RAY_ADDRESS"):

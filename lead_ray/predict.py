@@ -36,7 +36,7 @@ SHOWN = 3  # bad images that are named on the screen
 class Predict:
     """Find a model's landmarks in images, each with the probability that it is right."""
 
-    images: Annotated[Path, tyro.conf.Positional]
+    images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """A folder, searched with everything below it, or one image."""
     model: Path
     """Landmark model that `lead-ray fit` wrote."""
@@ -75,7 +75,7 @@ class Predict:
 def predict(settings: Predict) -> int:
     """Write what was asked for; returns how many images could not be used, which are listed in OUT.bad.csv.
 
-    Raises: FileNotFoundError, ValueError for a wrong setting or file; a bad image is never an error.
+    Raises: FileNotFoundError, ValueError for a wrong setting or file; a bad image is none as long as another is good.
     """
     card = landmark_model.load(settings.model).card
     if card.trained["boxed"] and settings.boxes is None:
@@ -107,6 +107,8 @@ def predict(settings: Predict) -> int:
         for image, sure in least_certain(parts, settings.outliers):
             print(f"{sure:.2f}  {image.file!r}")
     shutil.rmtree(folder)
+    if unusable == len(items):
+        raise ValueError(f"no image could be used: the reasons are in {settings.beside('bad.csv')}")
     return unusable
 
 

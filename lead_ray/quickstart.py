@@ -4,7 +4,6 @@ $ lead-ray quickstart                       # goes on from the small encoder tha
 $ lead-ray quickstart --from-scratch        # without it, and what that gives
 """
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,6 +155,7 @@ def measure(settings: Quickstart, runs: dict[str, RunFolder]) -> dict[str, dict[
                 Evaluate(task="regression", annotations=ANNOTATIONS, regression=READOUT, **common)
             )
             shown.update(shown.done + 1, f"{system}: regression")
+        shown.update(shown.done, f"{len(SYSTEMS)} systems")
     return results
 
 
@@ -204,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     with for_people("quickstart"):
         summary = quickstart(settings)
     Console().print(make_table(summary).rich())
-    print(json.dumps({phase: round(seconds, 1) for phase, seconds in summary["seconds"].items()}))
+    print("seconds: " + ", ".join(f"{what} {seconds:.0f}" for what, seconds in summary["seconds"].items()))
     print(f"open {Path(summary['report']).absolute()}")
 
 

@@ -36,6 +36,7 @@ class Stage(ABC):
     name: str = "lead"
     """Beginning of the run folder's name."""
     seed: int = 0
+    """Of the first weights, the order of the images and their views."""
     views: ViewSettings = field(default_factory=ViewSettings)
     noise: Noise = field(default_factory=Noise)
     """JPEG and colour noise on views, and a crop of them, as DVE and CL have it in both stages; none in LEAD."""
@@ -64,6 +65,7 @@ class Stage(ABC):
     cluster has room for, at any time, in the steps that MOST would take; fewer work through the shares of the others
     one by one, so that none needs more memory than of MOST."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: GPUs where there is one for each worker, else the CPU."""
     compile: bool = False
     """Compile the network with torch.compile, for long runs on GPUs; losses are the same up to rounding."""
 

@@ -1,5 +1,6 @@
 """Command lines by tyro: help in paragraphs, whatever the lines of its source, and a word on flags misspelt."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,12 @@ def parsed(
     words = list(sys.argv[1:] if arguments is None else arguments)
     said = None if description is None else paragraphs(description)
     try:
-        return tyro.cli(kind, args=words, prog=prog, description=said, registry=_in_paragraphs(), **options)
+        found = tyro.cli(kind, args=words, prog=prog, description=said, registry=_in_paragraphs(), **options)
+        sys.stdout.flush()
+        return found
+    except BrokenPipeError:  # of --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except SystemExit as stopped:
         if stopped.code == WRONG:
             for word, meant in misspelt(kind, words):

@@ -7,6 +7,7 @@ import sys
 # Threads that wait sleep, here and in every process that tests start: spinning, two on a busy core take many times as
 # long as one. Read as torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # as ingest.connect(): tests may import Ray before
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -165,6 +165,22 @@ class TestRay:
         assert Deadly.grave.exists()
         assert files(tmp_path / "shards") == files(data)
 
+    def test_what_is_left_of_an_iteration_does_not_start_ray_again(self, quiet_ray, monkeypatch):
+        """By default a call after shutdown() starts another cluster, and that process ends with 1 after a minute."""
+        monkeypatch.delenv("RAY_ENABLE_AUTO_CONNECT")
+        lines = [
+            "from lead_ray import ingest",
+            "ingest.connect(num_cpus=1)",
+            "import ray",
+            "ray.shutdown()",
+            "try:",
+            "    ray.put(1)",
+            "except ray.exceptions.RaySystemError as error:",
+            "    print(ray.is_initialized(), error)",
+        ]
+        done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("False ") and "Ray has not been started" in done.stdout
+
     def test_a_lost_node(self, quiet_ray, data, tmp_path):
         """As when a spot instance goes and another comes: training goes on from the last checkpoint."""
         from ray.cluster_utils import Cluster

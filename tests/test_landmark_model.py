@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnxruntime
@@ -20,7 +21,7 @@ from lead_ray.data.crops import BadImage
 from lead_ray.export import Export, Network, export
 from lead_ray.landmarks import fitting
 from lead_ray.landmarks import model as landmark_model
-from lead_ray.landmarks.labels import Labels
+from lead_ray.landmarks.labels import Labels, placed
 from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.readouts import ensemble
@@ -209,7 +210,7 @@ def test_few_annotations_say_so(faces, unchecked):
         said = fit_command.report(made)
         assert "3 annotated images on" in said and "give the scale" not in said
     without = replace(labels, schema=replace(labels.schema, normaliser=None), images=labels.images[:2])
-    assert "name two (Points on annotate's page" in fit_command.report(fitting.fit(CARRIED, without, folder))
+    assert "name two with --normaliser (landmarks: " in fit_command.report(fitting.fit(CARRIED, without, folder))
     with pytest.raises(ValueError, match="no image has a landmark"):
         fitting.fit(CARRIED, Labels(schema=SCHEMA), folder)
     wrong = replace(labels.images[0], size=(218, 178))
@@ -217,10 +218,29 @@ def test_few_annotations_say_so(faces, unchecked):
         fitting.fit(CARRIED, Labels(schema=SCHEMA, images=(wrong,)), folder)
 
 
+def test_points_that_no_image_can_have(faces):
+    folder, labels = faces
+    first, *others = labels.images[:4]
+    fit = partial(fitting.fit, CARRIED, images=folder)
+    far = placed(first, 1, 40.0, 437.0)
+    with pytest.raises(ValueError, match=r"right eye of .*00\.png is at \(40, 437\), far outside .* 178 x 218"):
+        fit(labels=replace(labels, images=(far, *others)))
+    with pytest.raises(ValueError, match=r"00\.png comes twice, and no boxes tell its objects apart"):
+        fit(labels=replace(labels, images=(first, *others, first)))
+    shares = tuple(replace(one, points=one.points / 218) for one in (first, *others))
+    with pytest.raises(ValueError, match="points are in pixels, not in shares"):
+        fit(labels=replace(labels, images=shares))
+
+
 def test_fit_from_the_command_line(faces, tmp_path, capsys):
     folder, labels = faces
     formats.write("coco", replace(labels, images=labels.images[:6]), tmp_path / "labels.json")
     arguments = ["--images", str(folder), "--labels", str(tmp_path / "labels.json"), "--out", str(tmp_path / "model")]
+    given = ["--normaliser", "nose", "left eye"]
+    fit_command.main([str(CARRIED), *arguments, *given])
+    assert "% of the distance between nose and left eye" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="normaliser names 'tail', the landmarks are left eye, "):
+        fit_command.main([str(CARRIED), *arguments, "--normaliser", "nose", "tail"])
     fit_command.main([str(CARRIED), *arguments])
     said = capsys.readouterr().out
     assert "face: 5 landmarks from 6 annotated images" in said and "error in images not seen" in said

@@ -111,6 +111,9 @@ def test_one_image_and_no_image(stranger, model, tmp_path, capsys):
     for root, message in ((tmp_path / "none", "holds no image"), (tmp_path / "no", "neither a folder nor an image")):
         with pytest.raises(SystemExit, match=message):
             run(root, model, tmp_path / "x.csv")
+    with pytest.raises(SystemExit, match=r"no image could be used: the reasons are in .*x\.csv\.bad\.csv"):
+        run(stranger / "broken.jpg", model, tmp_path / "x.csv")
+    assert "broken.jpg" in (tmp_path / "x.csv.bad.csv").read_text()
     with pytest.raises(SystemExit, match="no landmark model at"):
         run(stranger, tmp_path, tmp_path / "x.csv")
     with pytest.raises(SystemExit):

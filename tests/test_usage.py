@@ -1,7 +1,10 @@
 """What the commands say of themselves, and of words that they do not understand."""
 
 import importlib
+import os
 import re
+import subprocess
+import sys
 import textwrap
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lead_ray import convert, formats, pretrain
+from lead_ray import cli, convert, formats, pretrain
 from lead_ray.cli import COMMANDS
 from lead_ray.landmarks.labels import Mark
 from lead_ray.usage import misspelt, paragraphs
@@ -71,6 +74,27 @@ def test_a_misspelt_flag_is_told_what_was_meant(capsys):
         pretrain.main(["--data", "x", "--setps", "3"])
     assert stopped.value.code == 2
     assert "no --setps; did you mean --optim.steps?" in capsys.readouterr().err
+
+
+def test_a_misspelt_command_and_the_version(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["lead-ray", "pretain"])
+    with pytest.raises(SystemExit, match="no command 'pretain'; did you mean pretrain"):
+        cli.main()
+    monkeypatch.setattr("sys.argv", ["lead-ray", "zzz"])
+    with pytest.raises(SystemExit, match="no command 'zzz'; commands: quickstart, prepare, "):
+        cli.main()
+    monkeypatch.setattr("sys.argv", ["lead-ray", "--version"])
+    cli.main()
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+def test_help_that_nobody_reads_to_its_end_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "lead_ray.convert", "--help"]
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_flags_deeper_down_are_found_and_those_that_there_are_not_mentioned():

@@ -86,6 +86,7 @@ class Evaluate:
     regression: RegressionSettings = field(default_factory=RegressionSettings)
     matching: Matching = field(default_factory=Matching)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU if there is one."""
 
     def __post_init__(self):
         for name, least in (("limit", 1), ("copies", 0), ("copies_in_all", 0), ("margin", 0)):

@@ -20,11 +20,13 @@ class Sizes:
         Raises: ValueError if there is no folder, or no readable image of that name in it.
         """
         if self.folder is None:
-            raise ValueError(f"the size of {file} is not stated: name the folder of the images")
+            raise ValueError(f"the size of {file} is not stated: name the folder of the images, with --images")
         try:
             with Image.open(self.folder / file) as image:
                 sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
                 return image.size[::-1] if sideways else image.size
+        except FileNotFoundError:
+            raise ValueError(f"{file} is not in {self.folder}, the folder of the images") from None
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"the size of {file} cannot be read in {self.folder}: {error}") from None
 
@@ -34,7 +36,7 @@ class Sizes:
         Raises: ValueError if there is no folder, no such image, or several.
         """
         if self.folder is None:
-            raise ValueError(f"which image {stem} belongs to is not stated: name the folder of the images")
+            raise ValueError(f"which image {stem} belongs to is not stated: name their folder, with --images")
         if self._by_stem is None:
             self._by_stem = {}
             known = Image.registered_extensions()

@@ -1,7 +1,8 @@
 """CSV: a row an image, columns `file, width, height, box_x, box_y, box_width, box_height` and for each landmark
-`NAME_x, NAME_y, NAME_mark` (missing, occluded, visible), with confidences `NAME_confidence`.
+`NAME_x, NAME_y, NAME_mark` (missing, occluded, visible, or 0, 1, 2), with confidences `NAME_confidence`.
 
-Only `file` and the landmarks' x and y are needed to read one; an empty x is a missing point. pandas.read_csv reads it.
+Only `file` and the landmarks' x and y are needed to read one; a point whose x and y are empty, or nan, is missing.
+pandas.read_csv reads it.
 """
 
 import csv
@@ -34,17 +35,38 @@ def write(schema: Schema, images: Iterable[LabelledImage], path: Path) -> None:
 
 
 def read(path: Path, schema: Schema | None, size_of: Sizes) -> Labels:
+    columns, rows = records(path)
+    names = tuple(name[:-2] for name in columns if name.endswith("_x") and f"{name[:-2]}_y" in columns)
+    names = tuple(name for name in names if name != "box")
+    if "file" not in columns or not names:
+        raise ValueError(f"{path}: needs a column file and columns NAME_x, NAME_y of each landmark, has {columns}")
+    if schema is not None and set(schema.names) == set(names):
+        names = schema.names
+    images = tuple(_image(where, row, names, size_of) for where, row in rows)
+    return Labels(schema=Schema(names=names, colours=palette(len(names))), images=images)
+
+
+def records(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """A CSV file's columns, and its rows, each with the words that say where it is.
+
+    Raises: ValueError for a row that has not the header's columns, or a column that comes twice.
+    """
+    found = []
     with opened(path, "r") as file:
-        rows = csv.DictReader(file)
-        columns = list(rows.fieldnames or ())
-        names = tuple(name[:-2] for name in columns if name.endswith("_x") and f"{name[:-2]}_y" in columns)
-        names = tuple(name for name in names if name != "box")
-        if "file" not in columns or not names:
-            raise ValueError(f"{path}: needs a column file and columns NAME_x, NAME_y of each landmark, has {columns}")
-        if schema is not None and set(schema.names) == set(names):
-            names = schema.names
-        images = [_image(f"{path}: row {number}", row, names, size_of) for number, row in enumerate(rows, start=2)]
-    return Labels(schema=Schema(names=names, colours=palette(len(names))), images=tuple(images))
+        lines = csv.reader(file)
+        try:
+            columns = next(lines, [])
+            if len(set(columns)) < len(columns):
+                twice = next(name for place, name in enumerate(columns) if name in columns[:place])
+                raise ValueError(f"{path}: column {twice!r} comes twice")
+            for row in filter(None, lines):
+                where = f"{path}: line {lines.line_num}"
+                if len(row) != len(columns):
+                    raise ValueError(f"{where}: has {len(row)} of the header's {len(columns)} columns")
+                found.append((where, dict(zip(columns, row, strict=True))))
+        except csv.Error as error:
+            raise ValueError(f"{path}: line {lines.line_num}: {error}") from None
+    return columns, found
 
 
 def opened(path: Path, mode: str):
@@ -54,7 +76,7 @@ def opened(path: Path, mode: str):
 
 
 def number(where: str, text: str | None) -> float:
-    """NaN for nothing. Raises: ValueError if it is not a number."""
+    """NaN for nothing, or for nan. Raises: ValueError if it is not a number."""
     try:
         return float(text) if text and text.strip() else np.nan
     except ValueError:
@@ -63,6 +85,9 @@ def number(where: str, text: str | None) -> float:
 
 def _image(where: str, row: dict, names: tuple[str, ...], size_of: Sizes) -> LabelledImage:
     points = np.array([[number(where, row[f"{name}_{axis}"]) for axis in "xy"] for name in names], np.float32)
+    for name, point in zip(names, points, strict=True):
+        if np.isfinite(point).sum() == 1:
+            raise ValueError(f"{where}: {name} has one of x and y, got {row[f'{name}_x']!r}, {row[f'{name}_y']!r}")
     marks = np.array([_mark(where, row.get(f"{name}_mark"), point) for name, point in zip(names, points, strict=True)])
     points[marks == Mark.MISSING] = np.nan
     size = [number(where, row.get(side)) for side in ("width", "height")]
@@ -81,6 +106,7 @@ def _image(where: str, row: dict, names: tuple[str, ...], size_of: Sizes) -> Lab
 def _mark(where: str, word: str | None, point: np.ndarray) -> Mark:
     if not word:
         return Mark.VISIBLE if np.isfinite(point).all() else Mark.MISSING
-    if word.upper() not in Mark.__members__:
-        raise ValueError(f"{where}: a mark must be missing, occluded or visible, got {word!r}")
-    return Mark[word.upper()]
+    words = {**Mark.__members__, **{str(int(mark)): mark for mark in Mark}}
+    if word.upper() not in words:
+        raise ValueError(f"{where}: a mark must be missing, occluded or visible, or 0, 1 or 2, got {word!r}")
+    return words[word.upper()]

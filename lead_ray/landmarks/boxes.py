@@ -1,10 +1,9 @@
 """Boxes of objects from a CSV or a COCO file."""
 
-import csv
 from pathlib import Path
 
 from lead_ray.formats import coco, jsons
-from lead_ray.formats.table import BOX, number, opened
+from lead_ray.formats.table import BOX, number, records
 from lead_ray.landmarks.framing import Box
 
 SHORT = ("x", "y", "width", "height")
@@ -26,17 +25,15 @@ def read(path: Path) -> dict[str, list[Box]]:
 
 
 def _of_csv(path: Path) -> list[tuple[str, Box]]:
-    with opened(path, "r") as file:
-        rows = csv.DictReader(file)
-        columns = set(rows.fieldnames or ())
-        names = next((names for names in (BOX, SHORT) if {"file", *names} <= columns), None)
-        if names is None:
-            raise ValueError(f"{path}: needs columns file, {', '.join(SHORT)} (or {', '.join(BOX)}), has {columns}")
-        found = [
-            (row["file"], tuple(number(f"{path}: row {line}", row[name]) for name in names))
-            for line, row in enumerate(rows, start=2)
-            if any(row[name] for name in names)
-        ]
+    columns, rows = records(path)
+    names = next((names for names in (BOX, SHORT) if {"file", *names} <= set(columns)), None)
+    if names is None:
+        raise ValueError(f"{path}: needs columns file, {', '.join(SHORT)} (or {', '.join(BOX)}), has {columns}")
+    found = [
+        (row["file"], tuple(number(where, row[name]) for name in names))
+        for where, row in rows
+        if any(row[name] for name in names)
+    ]
     if not found:
         raise ValueError(f"{path}: no row has a box; leave --boxes away, or say where the objects are")
     return found

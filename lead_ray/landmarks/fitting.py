@@ -16,7 +16,7 @@ from torch import Tensor
 from lead_ray.data.crops import BadImage
 from lead_ray.landmarks import readout
 from lead_ray.landmarks.framing import Framing
-from lead_ray.landmarks.labels import LabelledImage, Labels, Mark
+from lead_ray.landmarks.labels import LabelledImage, Labels, Mark, plausible
 from lead_ray.landmarks.model import BATCH, LandmarkModel, ModelCard, encode, framed, input_side, upright
 from lead_ray.landmarks.prediction import HeldOut, Judged, Scale, View, judge, truths, whole
 from lead_ray.machine import environment
@@ -45,8 +45,9 @@ def fit(
         side, box_factor: as Framing; side None: what the encoder was trained for.
         seed: of which images each member of the ensemble, and each fold, leaves out.
     Raises: FileNotFoundError, ValueError as weights.load(); BadImage if an annotated image cannot be read, or is not of
-        the annotated size; ValueError if none is annotated.
+        the annotated size; ValueError if none is annotated, and as plausible().
     """
+    plausible(labels)
     framing = Framing(side=side or input_side(encoder), box_factor=box_factor)
     annotated = [image for image in labels.images if (image.marks != Mark.MISSING).any()]
     if not annotated:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+SEVERAL = 3  # images, in all of which the points do not lie in the same corner
+
 
 class Mark(IntEnum):
     """What is known of a point; the numbers are COCO's."""
@@ -96,6 +98,27 @@ class Labels:
 
     def by_file(self) -> dict[str, LabelledImage]:
         return {image.file: image for image in self.images}
+
+
+def plausible(labels: Labels) -> None:
+    """Raises: ValueError naming points that no image can have, or an image that comes twice."""
+    seen, largest = set(), 0.0
+    for image in labels.images:
+        if (image.file, image.box) in seen:
+            raise ValueError(f"{image.file} comes twice, and no boxes tell its objects apart")
+        seen.add((image.file, image.box))
+        width, height = image.size
+        for name, (x, y), mark in zip(labels.schema.names, image.points.tolist(), image.marks, strict=True):
+            if mark == Mark.MISSING:
+                continue
+            if not (-width <= x <= 2 * width and -height <= y <= 2 * height):  # a little outside is for hidden ones
+                raise ValueError(
+                    f"{name} of {image.file} is at ({x:g}, {y:g}), far outside the image of {width} x {height} pixels: "
+                    "points are (x, y) in pixels of the image as a viewer shows it"
+                )
+            largest = max(largest, abs(x), abs(y))
+    if len(labels.images) >= SEVERAL and 0 < largest <= 1:
+        raise ValueError("all points lie within a pixel of the corner (0, 0): points are in pixels, not in shares")
 
 
 def schema_to_json(schema: Schema) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Study:
     readout_gpus: float = 0.25
     """GPUs that the measurements of one encoder ask for."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: GPUs where there are some, else CPUs."""
     dry_run: bool = False
     """Print the plan: what is done, what is left and how long it should take."""
     tflops: float = 30.0
