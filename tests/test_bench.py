@@ -13,6 +13,7 @@ from lead_ray.bench import main
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.align import Align, AlignSettings
+from lead_ray.objectives import byol
 from lead_ray.objectives.byol import Byol, ByolSettings
 from lead_ray.speed import measure, peers, steps
 from lead_ray.speed.kept import markdown
@@ -116,6 +117,28 @@ class TestReadout:
         assert "3840-d, lead_ray, bf16" in capsys.readouterr().out
 
 
+def plain_and_ours(dtype: torch.dtype):
+    """The plain learner, ours with the same weights, its optimiser, and the parts that correspond."""
+    torch.manual_seed(0)
+    plain = peers.PlainByol(18, SMALL, 0.01, CPU)
+    learner = Byol(Trunk(TrunkSettings(depth=18)), SMALL)
+    pairs = (
+        (plain.online[0], learner.trunk),
+        (plain.online[1], learner.projector),
+        (plain.predictor, learner.predictor),
+        (plain.target[0], learner.target[0]),
+        (plain.target[1], learner.target[1]),
+    )
+    for theirs, mine in pairs:
+        theirs.to(dtype)
+        mine.load_state_dict(theirs.state_dict())
+    learner = learner.to(dtype=dtype, memory_format=torch.channels_last).train()
+    optimizer = train.make_optimizer(learner, Optim(lr=0.01))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    return plain, learner, optimizer, pairs
+
+
 class TestSameWork:
     def test_naive_alignment_is_ours(self):
         settings = AlignSettings(teacher="centred", fpn=FpnSettings(lateral=32, branch=32), projector=0)
@@ -131,20 +154,7 @@ class TestSameWork:
     def test_our_step_is_the_plain_one(self):
         """Channels last, BatchNorm with ReLU, fused optimiser, one-call moving average: from the same weights the same
         loss and the same changes, but for rounding and the ReLUs that it opens or closes."""
-        torch.manual_seed(0)
-        plain = peers.PlainByol(18, SMALL, 0.01, CPU)
-        learner = Byol(Trunk(TrunkSettings(depth=18)), SMALL)
-        pairs = (
-            (plain.online[0], learner.trunk),
-            (plain.online[1], learner.projector),
-            (plain.predictor, learner.predictor),
-            (plain.target[0], learner.target[0]),
-            (plain.target[1], learner.target[1]),
-        )
-        learner = learner.to(memory_format=torch.channels_last).train()
-        optimizer = train.make_optimizer(learner, Optim(lr=0.01))
-        for group in optimizer.param_groups:
-            group["lr"] = 0.01
+        plain, learner, optimizer, pairs = plain_and_ours(torch.float32)
         for _ in range(2):
             for theirs, mine in pairs:
                 mine.load_state_dict(theirs.state_dict())
@@ -159,6 +169,24 @@ class TestSameWork:
                     assert (ours - known).norm() <= 0.05 * (known - value).norm() + 1e-6
                 for known, ours in zip(theirs.buffers(), mine.buffers(), strict=True):
                     torch.testing.assert_close(ours, known, rtol=1e-3, atol=1e-4)
+
+    def test_our_loss_curve_is_the_plain_one(self, monkeypatch):
+        """In double precision, and what is trained in the end: here a step multiplies what rounding did a hundredfold,
+        so that in single precision two orders of a sum part after three."""
+        monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # what leaves bf16 goes there, too
+        monkeypatch.setattr(byol, "pooled", lambda blocks: blocks[-1].mean(dim=(2, 3)))
+        plain, learner, optimizer, pairs = plain_and_ours(torch.float64)
+        for _ in range(5):
+            a, b = augment.normalise(pictures(16, CPU, side=48).double() / 255).chunk(2)
+            expected = plain.step(a, b)
+            got = train.train_step(learner, optimizer, (a, b), torch.float32)["loss"]
+            learner.after_step(0.0)
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+        assert got < 0, "something was learned"
+        for theirs, mine in pairs:
+            known = theirs.state_dict()
+            for name, ours in mine.state_dict().items():
+                torch.testing.assert_close(ours, known[name], rtol=1e-4, atol=1e-5)
 
     def test_torchvision_views_are_normalised_views(self):
         a, b = peers.torchvision_views(pictures(2, CPU), ViewSettings(size=32))
