@@ -12,8 +12,8 @@ from lead_ray.augmentation.views import ViewSettings
 from lead_ray.bench import main
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
-from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives import byol
+from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
 from lead_ray.speed import measure, peers, steps
 from lead_ray.speed.kept import markdown
