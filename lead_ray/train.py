@@ -1,6 +1,5 @@
 """The training step and loop of both stages, in plain PyTorch: a generator of metrics."""
 
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from lead_ray.machine import native_bf16
+from lead_ray.optimisers import never_compiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,19 +88,9 @@ def make_optimizer(learner: nn.Module, optim: Optim) -> torch.optim.Optimizer:
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     common = {"lr": 0.0, "weight_decay": optim.weight_decay, "fused": True}
     if optim.algorithm == "sgd":
-        return _never_compiled(torch.optim.SGD)(trained, momentum=optim.momentum, **common)
+        return never_compiled(torch.optim.SGD)(trained, momentum=optim.momentum, **common)
     amsgrad = optim.algorithm == "amsgrad"
-    return _never_compiled(torch.optim.Adam)(trained, betas=(optim.momentum, 0.999), amsgrad=amsgrad, **common)
-
-
-def _never_compiled(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """The optimiser without what torch puts around its methods for whoever compiles optimisers.
-
-    That imports the compiler: two seconds of a core, in every process that trains and at every start of workers.
-    """
-    wrapped = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
-    methods = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
-    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(methods["step"])})
+    return never_compiled(torch.optim.Adam)(trained, betas=(optim.momentum, 0.999), amsgrad=amsgrad, **common)
 
 
 def compiled(network: nn.Module, device: torch.device) -> nn.Module:

@@ -15,7 +15,7 @@ LIBRARY = Path(lead_ray.__file__).parent
 RAY_FILES = {"prepare", "ingest", "launch", "elastic"}
 LAYERS = (
     {"geometry", "metrics", "similarity", "progress", "errors", "machine", "notice", "storage", "data", "summary"}
-    | {"machine_code", "usage"},
+    | {"machine_code", "optimisers", "usage"},
     {"models", "objectives", "augmentation"},
     {"artefacts", "locks", "images", "worker", "train", "stage", "features", "parts", "clusters"}
     | {"resources", "foreground", "work", "readouts", "evaluation", "landmarks", "formats"},
@@ -29,7 +29,8 @@ INTERFACES = {"__init__", "formats.__init__"}
 
 ALONE = {"geometry": set(), "metrics": set(), "similarity": set(), "progress": set(), "machine": set()} | {
     "machine_code": set(),
-    "train": {"machine"},
+    "optimisers": set(),
+    "train": {"machine", "optimisers"},
     "images.sampling": set(),
 }
 """Module -> what it may know of the package."""
@@ -123,7 +124,7 @@ def test_the_package_itself_starts_without_torch():
 def test_command_lines_start_without_what_takes_long():
     """Ray: `--workers 0` serves machines that have none. torchvision, whose import takes as long as torch's own: only
     foreign teachers and benchmarks that compare need it. torch's compiler, which takes longer: a step of training does
-    not. pyplot, which keeps figures and asks for screens."""
+    not, nor does a fit of a read-out. pyplot, which keeps figures and asks for screens."""
     figures = [f"figures.{path.stem}" for path in sorted((LIBRARY / "figures").glob("[!_]*.py"))]
     names = ["pretrain", "dense", "evaluate", "fit", "predict", "bench", *figures]
     commands = ", ".join(f"lead_ray.{name}" for name in names)
@@ -133,8 +134,14 @@ for algorithm in ("sgd", "adam"):
     optimizer = train.make_optimizer(layer, train.Optim(algorithm=algorithm))
     train.train_step(lambda view: {"loss": layer(view).sum()}, optimizer, (torch.ones(4, 2),), torch.float32)
     optimizer.load_state_dict(optimizer.state_dict())
+settings = regression.RegressionSettings(points=3, grid=6, epochs=1, epoch_steps=1, batch_size=2)
+regression.fit([torch.rand(2, 4, 3, 3)], torch.rand(2, 2, 2) - 0.5, settings, torch.Generator())
 """
-    code = f"import {commands}, sys, torch\nfrom lead_ray import train\n{step}\nprint(*sys.modules)"
+    code = f"""import {commands}, sys, torch
+from lead_ray import train
+from lead_ray.readouts import regression
+{step}
+print(*sys.modules)"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(run.stdout.split())
     assert "torch" in loaded and not loaded & {"ray", "torchvision", "torch._dynamo", "matplotlib.pyplot"}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lead_ray.machine import quick_products
+from lead_ray.optimisers import never_compiled
 from lead_ray.readouts.descent import Annotated, course_of, shuffled, stop_if_not_finite
 from lead_ray.readouts.regressor import CHUNK, Blocks, Regressor, loss, soft_argmax, upsample
 from lead_ray.readouts.settings import RegressionSettings
@@ -76,7 +77,8 @@ def train_head(blocks: Blocks, given: Annotated, settings: RegressionSettings) -
     head = ConvolutionHead(channels, landmarks.shape[1], settings, torch.Generator().manual_seed(seed_of(generator)))
     head = head.to(device, memory_format=torch.channels_last).train()
     betas = (0.5, 0.999)
-    optimizer = torch.optim.Adam(head.parameters(), settings.lr, betas, weight_decay=settings.weight_decay, fused=True)
+    adam = never_compiled(torch.optim.Adam)
+    optimizer = adam(head.parameters(), settings.lr, betas, weight_decay=settings.weight_decay, fused=True)
     course = course_of(len(images), settings)
     batches = shuffled(len(images), settings.batch_size, generator)
     with quick_products(device.type, settings.precision == "bf16"):

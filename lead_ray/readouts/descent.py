@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lead_ray.machine import quick_products
+from lead_ray.optimisers import never_compiled
 from lead_ray.readouts.regressor import Blocks, Regressor, descriptors, loss, soft_argmax, upsample
 from lead_ray.readouts.regressor_cpu import Passes
 from lead_ray.readouts.settings import RegressionSettings, learning_rate
@@ -117,7 +118,7 @@ def train(
     slices = [slice(span[0], span[-1] + 1) for span in spans]
     groups = [{"params": [tensor[span] for tensor in trained]} for span in slices]
     how = {"lr": settings.lr, "betas": (0.5, 0.999), "weight_decay": settings.weight_decay}
-    optimizer = torch.optim.Adam(groups, fused=True, **how)
+    optimizer = never_compiled(torch.optim.Adam)(groups, fused=True, **how)
     device = stack.linear.device.type
     gradients = (_compiled if device == "cpu" else _differentiated)(stack, blocks)
     steps = max(course.steps for course in courses)
