@@ -124,7 +124,9 @@ def export(settings: Export) -> None:
                 torch.export.save(program, file)
             return
         if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-            raise ValueError(f"ONNX needs {' and '.join(missing)}: uv pip install {' '.join(missing)}")
+            raise ValueError(
+                f"ONNX needs {' and '.join(missing)}: install them, as by: uv pip install {' '.join(missing)}"
+            )
         named = {"input_names": ["images"], "output_names": ["points", "confidence"]}
         program = torch.onnx.export(network, (example,), dynamo=True, dynamic_shapes=dynamic, verbose=False, **named)
     program.model.metadata_props["lead_ray"] = json.dumps(_metadata(landmark_model.load(settings.model), network))

@@ -18,17 +18,14 @@ def show(shown: Phase, metrics: dict[str, int | float]) -> None:
 
 
 @contextmanager
-def followed(folder: RunFolder, report: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Report in a thread what is in metrics.jsonl and what another thread or process adds to it, line by line."""
-    over, seen = threading.Event(), 0
+def followed(folder: RunFolder, report: Callable[[list[dict[str, Any]]], None]) -> Iterator[None]:
+    """Report again and again, in a thread, the lines of metrics.jsonl, as another thread or process adds to them."""
+    over = threading.Event()
     pause = LOOK * (20 if storage.is_remote(folder.path) else 1)
 
     def look() -> None:
-        nonlocal seen
-        for metrics in folder.metrics():
-            if metrics["step"] > seen:
-                seen = metrics["step"]
-                report(metrics)
+        if history := folder.metrics():
+            report(history)
 
     def follow() -> None:
         while not over.wait(pause):

@@ -50,7 +50,7 @@ def run(stage: Stage, *, title: str | None = None) -> RunFolder:
         if folder.result is not None:
             return folder  # by another process, since we looked
         if stage.workers:
-            with followed(folder, partial(show, shown)):
+            with followed(folder, lambda history: show(shown, history[-1])):
                 _on_ray(stage, folder)
         else:
             _here(stage, folder, shown)
@@ -74,13 +74,13 @@ def _check_finished(folder: RunFolder) -> None:
 
 
 def _on_ray(stage: Stage, folder: RunFolder) -> None:
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(LOOK))
+    ingest.connect()  # before Ray is imported here, which is when it reads what this sets
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(LOOK))
-    ingest.connect()
     crew, resources = stage.crew, ray.cluster_resources()
     use_gpu = wants_gpus(stage.device, crew.fewest, resources)
     # Beside this process: it outlives the nodes of the workers.
@@ -195,7 +195,7 @@ def _train(stage: Stage, folder: RunFolder, end: Any) -> None:
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // worker.world)
     decode = partial(ingest.by_ray_data, at_once=at_once)
     # What it yields is in metrics.jsonl. Told to Ray as well, it would wait wherever it comes faster than Ray's
-    # controller looks, every two seconds.
+    # controller looks, every LOOK seconds.
     for _ in work(stage, folder, open_images(stage, worker, decode), worker):
         pass
 

@@ -14,7 +14,8 @@ def compiler(arithmetic: bool | set[str]) -> Callable[[Callable], Callable]:
     """A decorator: compile at the first call, and keep the machine code beside the source.
 
     Without the interpreter's lock, so that threads share a batch. What is kept is renewed when the function's own file
-    changes, and no other: what it calls belongs in one file with it. It remembers its arguments' classes by name, so
+    changes, and no other: what it calls belongs in one file with it, and whoever changes what is set here must change
+    those files too, or empty their __pycache__. It remembers its arguments' classes by name, so
     arguments are plain tuples. Arithmetic: numba's fastmath.
     """
 

@@ -27,7 +27,9 @@ def parsed(
         found = tyro.cli(kind, args=words, prog=prog, description=said, registry=_in_paragraphs(), **options)
         sys.stdout.flush()
         return found
-    except BrokenPipeError:  # of --help | head
+    except BrokenPipeError:
+        if not {"-h", "--help"} & set(words):
+            raise  # of the work that a function does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except SystemExit as stopped:
@@ -81,9 +83,9 @@ def _joined(helptext: str | Callable[[], str | None] | None) -> Callable[[], str
 
 
 def misspelt(kind: Any, words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each flag that there is not, with those deeper down whose own name is like it: --setps with --optim.steps.
+    """Each flag of a dataclass or a union that there is not, with those deeper down whose own name is like it.
 
-    Of flags that are like it as a whole, tyro tells by itself.
+    So --setps comes with --optim.steps. Of flags that are like it as a whole, tyro tells by itself.
     """
     known = dict.fromkeys(flags(kind))
     for word in words:

@@ -36,11 +36,13 @@ def stage1(kind: type[Pretrain], data: Path, out: Path, **changes) -> Pretrain:
 def alone(run: Pretrain, shares: int, threads: int) -> RunFolder:
     """The run in this process, which stands for so many workers that each compute with so many threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     worker, folder = Worker(shares=shares), run.open()
-    for _ in work(run, folder, open_images(run, worker, feed.in_threads), worker):
-        pass
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads)
+    try:
+        for _ in work(run, folder, open_images(run, worker, feed.in_threads), worker):
+            pass
+    finally:
+        torch.set_num_threads(before)
     return folder
 
 

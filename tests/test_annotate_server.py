@@ -247,7 +247,8 @@ def test_what_is_wrong_is_said_at_once_and_leaves_nothing(project, tmp_path, wro
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(annotate.socket.socket, "bind", refuse) if "port" in wrong else None
+    if "port" in wrong:
+        monkeypatch.setattr(annotate.socket.socket, "bind", refuse)
     where = {"images": "images", "project": "some/new"} | wrong
     settings = Annotate(**{name: tmp_path / to if name != "port" else to for name, to in ({"port": 0} | where).items()})
     before = sorted(tmp_path.rglob("*"))

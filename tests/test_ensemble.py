@@ -108,6 +108,10 @@ def test_what_a_file_holds_and_what_one_of_format_1_held():
     del held["whole"]
     reading = Ensemble.from_tensors(held).read(blocks)
     assert (float(reading.points[0, 0, 0]), float(reading.spread)) == pytest.approx((0.3, 0.3))
+    held = found.tensors()
+    del held["whole"]
+    with pytest.raises(ValueError, match=r"4 landmarks of all regressors are not 0 \+ 3 times 1"):
+        Ensemble.from_tensors(held)
 
 
 def test_the_width_of_an_even_heat_map_by_hand():
@@ -135,3 +139,6 @@ def test_errors_name_what_is_wrong():
         fit_ensemble([block[:1] for block in blocks], landmarks[:1], visible[:1])
     with pytest.raises(ValueError, match=r"landmarks \[1\] are visible in no annotated image"):
         fit_ensemble(blocks, landmarks, torch.tensor([[True, False]] * 4))
+    for wrong in ({"whole": 0}, {"members": 1}):
+        with pytest.raises(ValueError, match="whole must be >= 1 and members >= 2"):
+            fit_ensemble(blocks, landmarks, visible, **wrong)

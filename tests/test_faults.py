@@ -121,6 +121,19 @@ class TestOneMachine:
         assert "(no room for 4 workers). `ray status` says" in stopped.value.code
         assert "run the same command again" in stopped.value.code
 
+    def test_ray_is_imported_when_its_switches_are_set(self, data, tmp_path):
+        """It reads some of them only then: which addresses it listens at, whether it starts by itself."""
+        lines = [
+            "import sys",
+            "from pathlib import Path",
+            "from lead_ray import ingest, launch, pretrain, train",
+            f"where = {{'data': Path({str(data)!r}), 'out': Path({str(tmp_path)!r})}}",
+            "ingest.connect = lambda: sys.exit('ray' in sys.modules)",
+            "optim = train.Optim(batch_size=16, steps=2)",
+            "launch.run(pretrain.Pretrain(**where, optim=optim, workers=1))",
+        ]
+        assert subprocess.run([sys.executable, "-c", "\n".join(lines)], stdout=subprocess.DEVNULL).returncode == 0
+
     @pytest.mark.slow
     def test_two_hundred_kills(self, data, tmp_path):
         """At steps, in the midst of checkpoints and of lines: the same weights as without any."""

@@ -174,6 +174,17 @@ def test_pixel_conventions_by_hand(tmp_path, folder):
         assert file["metadata"].attrs["format_id"] >= 1.1  # from which on SLEAP counts from pixel centres
 
 
+def test_csv_as_spreadsheets_and_pandas_leave_it(tmp_path):
+    """Empty columns at the end, blank lines, whole numbers with a point, nan."""
+    lines = ["file,width,height,a_x,a_y,a_mark,b_x,b_y,b_mark,,", "f.png,80,60,1,2,2.0,3.5,4,1.0,,", ""]
+    lines += ["g.png,80,60,nan,nan,0.0,5,6,visible", ""]
+    (tmp_path / "a.csv").write_text("\r\n".join(lines))
+    first, second = formats.read("csv", tmp_path / "a.csv").images
+    assert first.points.tolist() == [[1, 2], [3.5, 4]] and first.marks.tolist() == [2, 1]
+    assert np.isnan(second.points[0]).all() and second.points[1].tolist() == [5, 6]
+    assert second.marks.tolist() == [0, 2] and first.size == second.size == (80, 60)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -182,8 +193,9 @@ def test_pixel_conventions_by_hand(tmp_path, folder):
         ("a.json", '{"images": 1, "annotations": []}', "'images' must be a list of objects"),
         ("a.csv", "file,a_x\n", "needs a column file and columns NAME_x, NAME_y"),
         ("a.csv", "file,width,height,a_x,a_y\nf.png,9,9,one,2\n", "line 2: 'one' is not a number"),
-        ("a.csv", "file,width,height,a_x,a_y\n\nf.png,9,9,1\n", "line 3: has 4 of the header's 5 columns"),
+        ("a.csv", "file,width,height,a_x,a_y\n\nf.png,9,9,1\n", "line 3: has 4 columns, the header 5"),
         ("a.csv", "file,width,height,a_x,a_y\nf.png,9,9,1,\n", "line 2: a has one of x and y, got '1', ''"),
+        ("a.csv", "file,width,height,a_x,a_y\nf.png,9,9,1,2,3\n", "line 2: has 6 columns, the header 5"),
         ("a.csv", "file,width,height,a_x,a_y,a_x\n", "column 'a_x' comes twice"),
         ("a.csv", "file,width,height,a_x,a_y,a_mark\nf.png,9,9,1,2,3\n", "or 0, 1 or 2, got '3'"),
         ("a.csv", "file,a_x,a_y\nf.png,1,2\n", "size of f.png is not stated: name the folder"),

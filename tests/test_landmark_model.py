@@ -21,7 +21,7 @@ from lead_ray.data.crops import BadImage
 from lead_ray.export import Export, Network, export
 from lead_ray.landmarks import fitting
 from lead_ray.landmarks import model as landmark_model
-from lead_ray.landmarks.labels import Labels, placed
+from lead_ray.landmarks.labels import Labels, Mark, Schema, placed, plausible, unplaced
 from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.readouts import ensemble
@@ -228,8 +228,29 @@ def test_points_that_no_image_can_have(faces):
     with pytest.raises(ValueError, match=r"00\.png comes twice, and no boxes tell its objects apart"):
         fit(labels=replace(labels, images=(first, *others, first)))
     shares = tuple(replace(one, points=one.points / 218) for one in (first, *others))
+    shares = (placed(shares[0], 0, 1.02, 0.3), *shares[1:])
     with pytest.raises(ValueError, match="points are in pixels, not in shares"):
         fit(labels=replace(labels, images=shares))
+    large = tuple(replace(one, points=3 * one.points) for one in (first, *others))
+    with pytest.raises(ValueError, match="far outside the image of 178 x 218"):
+        fit(labels=replace(labels, images=large))
+
+
+def test_what_points_may_be():
+    """A hidden one beyond the edge, one in the corner among images that nobody annotated, an entry without any."""
+    empty = [unplaced(f"{number}.png", (100, 80), 1) for number in range(4)]
+    schema = Schema(names=("tip",), colours=("#000000",))
+    plausible(schema, [placed(empty[0], 0, -40.0, 110.0, Mark.OCCLUDED)])
+    plausible(schema, [placed(empty[0], 0, 0.5, 0.5), placed(empty[1], 0, 0.0, 1.0)])
+    with pytest.raises(ValueError, match=r"tip of 0\.png is at \(-60, 10\)"):
+        plausible(schema, [placed(empty[0], 0, -60.0, 10.0)])
+
+
+def test_entries_without_points_count_as_not_annotated(faces):
+    folder, labels = faces
+    first, second = labels.images[:2]
+    listed = (first, unplaced(first.file, first.size, len(first.marks)), second)
+    assert fitting.fit(CARRIED, replace(labels, images=listed), folder).card.trained["images"] == 2
 
 
 def test_fit_from_the_command_line(faces, tmp_path, capsys):

@@ -104,6 +104,7 @@ def test_prediction_equals_that_in_float64():
     double = Regressor(tuple(weight.double() for weight in weights), linear.double(), bias.double(), 0.5, 30)
     expected = double.predict([block.double() for block in blocks])
     torch.testing.assert_close(regressor.predict(blocks).double(), expected, rtol=0, atol=2e-5)
+    assert regressor.predict([block[:0] for block in blocks]).shape == (0, 3, 2)
     halves = [block.half().to(memory_format=torch.channels_last) for block in blocks]
     torch.testing.assert_close(regressor.predict(halves).double(), expected, rtol=0, atol=2e-2)
 

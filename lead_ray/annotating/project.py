@@ -16,7 +16,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -168,19 +168,22 @@ def held(path: Path) -> Iterator[None]:
     """
     new = [each for each in (path, *path.parents) if not each.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locks.held(path))
-        except ValueError:
-            raise ValueError(f"project={str(path)!r} is open in another lead-ray annotate: use its page") from None
-        try:
+    mine = False
+    try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locks.held(path))
+            except ValueError:
+                raise ValueError(f"project={str(path)!r} is open in another lead-ray annotate: use its page") from None
+            mine = True
             yield
-        except BaseException:
-            if new and [each.name for each in path.iterdir()] == [locks.NAME]:
+    except BaseException:
+        with suppress(OSError):  # somebody else has put something there, or holds it: then it stays
+            if mine and new and [each.name for each in path.iterdir()] == [locks.NAME]:
                 (path / locks.NAME).unlink()
                 for each in new:
                     each.rmdir()
-            raise
+        raise
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

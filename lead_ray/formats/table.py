@@ -55,18 +55,25 @@ def records(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     with opened(path, "r") as file:
         lines = csv.reader(file)
         try:
-            columns = next(lines, [])
+            columns = _without_end(next(lines, []), 0)
             if len(set(columns)) < len(columns):
                 twice = next(name for place, name in enumerate(columns) if name in columns[:place])
                 raise ValueError(f"{path}: column {twice!r} comes twice")
             for row in filter(None, lines):
-                where = f"{path}: line {lines.line_num}"
+                where, row = f"{path}: line {lines.line_num}", _without_end(row, len(columns))
                 if len(row) != len(columns):
-                    raise ValueError(f"{where}: has {len(row)} of the header's {len(columns)} columns")
+                    raise ValueError(f"{where}: has {len(row)} columns, the header {len(columns)}")
                 found.append((where, dict(zip(columns, row, strict=True))))
         except csv.Error as error:
             raise ValueError(f"{path}: line {lines.line_num}: {error}") from None
     return columns, found
+
+
+def _without_end(row: list[str], least: int) -> list[str]:
+    """Without the empty columns that spreadsheets leave at its end."""
+    while len(row) > least and not row[-1].strip():
+        row = row[:-1]
+    return row
 
 
 def opened(path: Path, mode: str):
@@ -107,6 +114,7 @@ def _mark(where: str, word: str | None, point: np.ndarray) -> Mark:
     if not word:
         return Mark.VISIBLE if np.isfinite(point).all() else Mark.MISSING
     words = {**Mark.__members__, **{str(int(mark)): mark for mark in Mark}}
-    if word.upper() not in words:
+    meant = word.strip().upper().removesuffix(".0")  # as pandas writes whole numbers beside gaps
+    if meant not in words:
         raise ValueError(f"{where}: a mark must be missing, occluded or visible, or 0, 1 or 2, got {word!r}")
-    return words[word.upper()]
+    return words[meant]

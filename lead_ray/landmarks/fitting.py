@@ -47,11 +47,11 @@ def fit(
     Raises: FileNotFoundError, ValueError as weights.load(); BadImage if an annotated image cannot be read, or is not of
         the annotated size; ValueError if none is annotated, and as plausible().
     """
-    plausible(labels)
     framing = Framing(side=side or input_side(encoder), box_factor=box_factor)
     annotated = [image for image in labels.images if (image.marks != Mark.MISSING).any()]
     if not annotated:
         raise ValueError("no image has a landmark: annotate some with `lead-ray annotate --images DIR --model RUN`")
+    plausible(labels.schema, annotated)
     network, scale = weights.load(encoder), Scale(schema=labels.schema, framing=framing)
     blocks, views = _encoded(network, annotated, Path(images), framing)
     truth = truths(annotated, views)

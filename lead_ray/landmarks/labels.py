@@ -5,12 +5,14 @@ image as a viewer shows it (EXIF orientation applied), pixel centres at integers
 """
 
 import colorsys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
+OUTSIDE = 0.5  # of an image's side: where a hidden landmark may be placed beyond its edge
 SEVERAL = 3  # images, in all of which the points do not lie in the same corner
 
 
@@ -100,25 +102,25 @@ class Labels:
         return {image.file: image for image in self.images}
 
 
-def plausible(labels: Labels) -> None:
-    """Raises: ValueError naming points that no image can have, or an image that comes twice."""
-    seen, largest = set(), 0.0
-    for image in labels.images:
+def plausible(schema: Schema, images: Sequence[LabelledImage]) -> None:
+    """Raises: ValueError naming points that no image can have, or an image that comes twice; of annotated images."""
+    seen = set()
+    for image in images:
         if (image.file, image.box) in seen:
             raise ValueError(f"{image.file} comes twice, and no boxes tell its objects apart")
         seen.add((image.file, image.box))
         width, height = image.size
-        for name, (x, y), mark in zip(labels.schema.names, image.points.tolist(), image.marks, strict=True):
-            if mark == Mark.MISSING:
-                continue
-            if not (-width <= x <= 2 * width and -height <= y <= 2 * height):  # a little outside is for hidden ones
-                raise ValueError(
-                    f"{name} of {image.file} is at ({x:g}, {y:g}), far outside the image of {width} x {height} pixels: "
-                    "points are (x, y) in pixels of the image as a viewer shows it"
-                )
-            largest = max(largest, abs(x), abs(y))
-    if len(labels.images) >= SEVERAL and 0 < largest <= 1:
-        raise ValueError("all points lie within a pixel of the corner (0, 0): points are in pixels, not in shares")
+        outside = np.abs(image.points / image.size - 0.5) > 0.5 + OUTSIDE
+        for point in np.flatnonzero(outside.any(1) & (image.marks != Mark.MISSING)):
+            x, y = image.points[point]
+            raise ValueError(
+                f"{schema.names[point]} of {image.file} is at ({x:g}, {y:g}), far outside the image of {width} x "
+                f"{height} pixels: points are (x, y) in pixels of the image as a viewer shows it"
+            )
+    if len(images) >= SEVERAL:
+        values = np.concatenate([image.points[image.marks != Mark.MISSING].ravel() for image in images])
+        if np.quantile(np.abs(values), 0.95) <= 1:
+            raise ValueError("nearly all points lie within a pixel of (0, 0): points are in pixels, not in shares")
 
 
 def schema_to_json(schema: Schema) -> dict[str, Any]:

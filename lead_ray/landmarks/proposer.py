@@ -6,7 +6,8 @@
     proposer.propose(["b.jpg"])
 
 From one annotated image it proposes what looks most like its landmarks; from two, what regressors fitted to all of them
-say. What the read-out is judged by, members of its ensemble, have seen fewer: its own errors are a little smaller.
+say. What the read-out is judged by, members of its ensemble, have seen fewer: its own errors are smaller, the more so
+the fewer images there are.
 """
 
 import threading

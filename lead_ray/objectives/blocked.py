@@ -30,11 +30,11 @@ by one would cost more in calls than in arithmetic."""
 
 def left_alone(function: Callable[..., Any]) -> Callable[..., Any]:
     """torch.compiler.disable(), which as a decorator imports the compiler: two seconds for those who never compile."""
-    apart = torch._disable_dynamo(function)  # imports it at its first call
 
     @wraps(function)
     def called(*arguments: Any, **options: Any) -> Any:
-        return apart(*arguments, **options) if torch.compiler.is_compiling() else function(*arguments, **options)
+        apart = torch.compiler.disable(function) if torch.compiler.is_compiling() else function
+        return apart(*arguments, **options)
 
     return called
 

@@ -68,7 +68,8 @@ class Ensemble(NamedTuple):
     def read_by(self, blocks: Blocks, counted: Bool[Tensor, "members n"]) -> Reading:
         """What the members that count for each image say: points are their mean, spread is theirs.
 
-        NaN where none counts, or for a spread less than two.
+        The width is of the heat of all regressors, those of all images too. NaN where none counts, or for a spread less
+        than two.
         """
         marks = len(self.regressor.linear) // (self.whole + self.members)
         found = self.regressor.linear.new_zeros(counted.shape[1], self.members, marks, 2)
@@ -106,11 +107,18 @@ class Ensemble(NamedTuple):
 
     @classmethod
     def from_tensors(cls, kept: Mapping[str, Tensor]) -> "Ensemble":
-        """Raises: KeyError if something is missing, but for `whole`, which files of format 1 do not hold."""
+        """Raises: KeyError if something is missing, but for `whole`, which files of format 1 do not hold; ValueError if
+        parts do not go together."""
         levels = range(sum(name.startswith("weight") for name in kept))
         weights, heat = (tuple(kept[f"{name}{level}"] for level in levels) for name in ("weight", "heat"))
         regressor = Regressor(weights, kept["linear"], kept["bias"], float(kept["temperature"]), int(kept["grid"]))
-        return cls(regressor, int(kept.get("whole", 0)), int(kept["members"]), heat)
+        found = cls(regressor, int(kept.get("whole", 0)), int(kept["members"]), heat)
+        if len(regressor.linear) != (found.whole + found.members) * len(heat[0]):
+            raise ValueError(
+                f"{len(regressor.linear)} landmarks of all regressors are not {found.whole} + {found.members} times "
+                f"{len(heat[0])}"
+            )
+        return found
 
 
 def fit_ensemble(
@@ -132,9 +140,12 @@ def fit_ensemble(
 
     Args:
         whole: regressors of all images, one at least.
+        members: of the ensemble, two at least.
         points: virtual points a landmark, of every regressor, at most.
-    Raises: ValueError if a landmark is visible nowhere, or there are fewer than two images.
+    Raises: ValueError if a landmark is visible nowhere, or there are fewer than two images, or too few regressors.
     """
+    if whole < 1 or members < 2:
+        raise ValueError(f"whole must be >= 1 and members >= 2, got {whole} and {members}")
     if len(landmarks) < 2:
         raise ValueError(f"an ensemble needs at least 2 annotated images, got {len(landmarks)}")
     marks, channels = landmarks.shape[1], sum(block.shape[1] for block in blocks)

@@ -104,7 +104,7 @@ class Passes:
         def part(first: int, last: int) -> None:
             soft_argmax_cpu.read_out(self._maps.numpy(), *settings, *results, (first, last))
 
-        threads = min(torch.get_num_threads(), count)
+        threads = max(1, min(torch.get_num_threads(), count))
         if threads == 1:
             part(0, count)
         else:

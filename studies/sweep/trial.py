@@ -35,6 +35,20 @@ class Job(NamedTuple):
         return self.settings.kind if isinstance(self.settings, Stage) else "measure"
 
 
+def line_by_line(report: Callable[[dict[str, Any]], None]) -> Callable[[list[dict[str, Any]]], None]:
+    """Report each line once, however often it comes."""
+    seen = 0
+
+    def look(history: list[dict[str, Any]]) -> None:
+        nonlocal seen
+        for metrics in history:
+            if metrics["step"] > seen:
+                seen = metrics["step"]
+                report(metrics)
+
+    return look
+
+
 def attempt(job: Job, report: Callable[[dict[str, Any]], None]) -> str | None:
     """Do it, or go on with it; return why it failed, if it did, and keep that. Ctrl-C goes through.
 
@@ -46,7 +60,7 @@ def attempt(job: Job, report: Callable[[dict[str, Any]], None]) -> str | None:
         if isinstance(job.settings, Stage):
             folder = RunFolder(job.folder)
             _wait_for_others(folder)
-            with followed(folder, report):
+            with followed(folder, line_by_line(report)):
                 launch.run(job.settings, title=job.title)
         else:
             evaluate_each(job.settings)
