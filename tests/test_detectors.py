@@ -3,10 +3,15 @@
 import numpy
 import pytest
 import torch
+from hypothesis import given as given_by
+from hypothesis import strategies as st
 from torch.nn import functional
 
 from lead_ray import geometry
-from lead_ray.readouts.detectors import correlations, fit_detectors, ridge
+from lead_ray.readouts import detectors
+from lead_ray.readouts.correlations import compact, correlations
+from lead_ray.readouts.correlations import deviations as deviations_in
+from lead_ray.readouts.detectors import _neighbours, fit_detectors, ridge
 from lead_ray.readouts.regression import RegressionSettings, fit, mean_face
 
 SIDES, CHANNELS = (24, 12, 6, 3), (5, 4, 3, 6)
@@ -39,13 +44,48 @@ def blob_images(images: int, seed: int, marks: int = 2) -> tuple[list[torch.Tens
 
 def test_correlations_equal_those_of_the_hypercolumn():
     blocks = random_blocks(40)
-    deviations, got = correlations(blocks, grid=24)
+    deviations = deviations_in(blocks, grid=24)
+    got = correlations(blocks, deviations, grid=24)
     centred = hypercolumn([block - block.mean((2, 3), keepdim=True) for block in blocks], 24)
     flat = centred.transpose(0, 1).flatten(1).numpy()
     covariance = flat @ flat.T / flat.shape[1]
     deviation = numpy.sqrt(numpy.diag(covariance))
     numpy.testing.assert_allclose(torch.cat(deviations), deviation, rtol=1e-5)
     numpy.testing.assert_allclose(got, covariance / numpy.outer(deviation, deviation), atol=1e-5)
+
+
+@given_by(st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
+def test_bilinear_reading_is_grid_sample(height, width, seed):
+    source = generator(seed)
+    block = torch.randn(2, 3, height, width, generator=source)
+    places = 3 * torch.rand(2, 4, 2, generator=source) - 1.5  # beyond the edges, too
+    how = {"padding_mode": "border", "align_corners": False}
+    expected = functional.grid_sample(block, places.unsqueeze(1), **how)[:, :, 0].mT
+    near, share = _neighbours(places, height, width)
+    cells = block.flatten(2).mT.unsqueeze(1).expand(-1, 4, -1, -1)
+    got = (cells.gather(2, near.unsqueeze(-1).expand(-1, -1, -1, 3)) * share.unsqueeze(-1)).sum(2)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shrinkages", [(1.0,), (0.3, 1.0, 3.0)])
+def test_in_the_span_of_few_cells_the_detectors_are_the_same(shrinkages, monkeypatch):
+    """Coarse blocks of four images, with more channels than cells: weights, and what they find in other images."""
+    source = generator()
+    shapes = [(10, 8, 12, 12), (10, 12, 6, 6), (10, 80, 3, 3), (10, 70, 2, 2)]
+    blocks = [torch.randn(shape, generator=source) for shape in shapes]
+    settings = {"grid": 12, "points": 6, "spread": 0.1, "temperature": 1.0, "folds": 4, "shrinkages": shrinkages}
+    given = torch.arange(4), torch.rand(4, 2, 2, generator=source) - 0.5, torch.ones(4, 2, dtype=torch.bool)
+    wide = [block.shape[1] for block in compact([block[:4] for block in blocks], deviations_in(blocks, grid=12))[0]]
+    assert wide == [8, 12, 36, 16]
+    found = fit_detectors(blocks, *given, **settings, generator=generator())
+    monkeypatch.setattr(detectors, "compact", lambda blocks, deviations: (blocks, deviations, [None] * len(blocks)))
+    expected = fit_detectors(blocks, *given, **settings, generator=generator())
+    assert found.shrinkage == expected.shrinkage
+    torch.testing.assert_close(found.deviations, expected.deviations)
+    for ours, known in zip(found.regressor.weights, expected.regressor.weights, strict=True):
+        torch.testing.assert_close(ours, known, rtol=1e-4, atol=1e-4)
+    others = [block[4:] for block in blocks]
+    torch.testing.assert_close(found.regressor.predict(others), expected.regressor.predict(others), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("copies", [1, 3])

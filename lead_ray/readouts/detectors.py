@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from lead_ray.readouts.correlations import compact, correlations, deviations
 from lead_ray.readouts.regressor import CHUNK, Blocks, Regressor
-from lead_ray.similarity import upsampling
 
 SHRINKAGES = (0.3, 1.0, 3.0)  # added to the diagonal of the correlation matrix; the best one is kept
 PENALTIES = tuple(10 ** (power / 2) for power in range(-8, 9))  # of the ridge, times the mean eigenvalue
@@ -69,10 +69,15 @@ def fit_detectors(
     offsets = spread * torch.randn(marks, points, 2, generator=generator, device=generator.device).to(device)
     sample = torch.randperm(count, generator=generator, device=generator.device)[:SAMPLE]
     sample = sample.sort().values.to(device)
-    deviations, correlation = correlations([block[images[sample]] for block in blocks], grid=grid)
-    if not correlation.isfinite().all():
+    sampled = [block[images[sample]] for block in blocks]
+    spreads = units = deviations(sampled, grid=grid)
+    if not torch.cat(spreads).isfinite().all():
         raise ValueError("blocks hold values that are not finite; check the encoder, or store float32")
-    deviation = torch.cat(deviations)
+    bases = [None] * len(blocks)
+    if count <= SAMPLE:  # all of them
+        blocks, units, bases = compact(sampled, spreads)
+        sampled, images = blocks, sample
+    correlation, deviation = correlations(sampled, units, grid=grid), torch.cat(units)
     source = torch.arange(count, device=device) // copies
     sources = int(source[-1]) + 1
     fold = source * min(folds, sources) // sources
@@ -83,7 +88,7 @@ def fit_detectors(
     for shrinkage in shrinkages:
         factor = torch.linalg.cholesky(correlation + shrinkage * identity)
         weights = torch.cholesky_solve(whitened, factor).mT.reshape(means.shape) / deviation
-        candidate = [part.contiguous() for part in weights.split([len(part) for part in deviations], dim=-1)]
+        candidate = [part.contiguous() for part in weights.split([len(part) for part in units], dim=-1)]
         error = 0.0
         if len(shrinkages) > 1:
             unseen = _unseen_points(blocks, images, candidate, fold, sample, marks, grid, temperature)
@@ -94,37 +99,10 @@ def fit_detectors(
     every = torch.arange(count, device=device)
     unseen = _unseen_points(blocks, images, weights, fold, every, marks, grid, temperature)
     linear, bias, _ = ridge(unseen, landmarks, visible, source)
-    regressor = Regressor(tuple(weight[-1] for weight in weights), linear, bias, temperature, grid)
-    return Start(regressor, deviations, shrinkage)
-
-
-def correlations(blocks: Blocks, *, grid: int) -> tuple[list[Float[Tensor, " _"]], Float[Tensor, "c c"]]:
-    """Standard deviation of every channel and correlations of the upsampled features within images.
-
-    With U the upsampling, F_l U_l^T U_m F_m^T is evaluated at the coarser of two blocks: exact, and a small
-    part of the work on hypercolumns. Each image's native mean is removed.
-    """
-    like = torch.empty(0, device=blocks[0].device)
-    ups = [[upsampling(side, grid, like) for side in block.shape[2:]] for block in blocks]
-    total: dict[tuple[int, int], Tensor] = {}
-    for part in torch.arange(len(blocks[0])).split(CHUNK):
-        centred = [block[part].float() for block in blocks]
-        centred = [block - block.mean((2, 3), keepdim=True) for block in centred]
-        for first, (fine, (down, across)) in enumerate(zip(centred, ups, strict=True)):
-            for second in range(first, len(blocks)):
-                coarse_down, coarse_across = ups[second]
-                moved = (coarse_down.mT @ down) @ fine @ (coarse_across.mT @ across).mT
-                product = torch.einsum("bchw,bdhw->cd", moved, centred[second])
-                total[first, second] = total.get((first, second), 0) + product
-    rows = [
-        torch.cat([total[i, j] if i <= j else total[j, i].mT for j in range(len(blocks))], dim=1)
-        for i in range(len(blocks))
-    ]
-    covariance = torch.cat(rows) / (len(blocks[0]) * grid**2)
-    deviation = covariance.diagonal().clamp(min=0).sqrt()
-    deviation = deviation.clamp(min=1e-4 * float(deviation.max()) + 1e-12)  # dead channels
-    parts = list(deviation.split([block.shape[1] for block in blocks]))
-    return parts, covariance / deviation / deviation[:, None]
+    whole = (
+        weight[-1] if basis is None else weight[-1] @ basis.mT for weight, basis in zip(weights, bases, strict=True)
+    )
+    return Start(Regressor(tuple(whole), linear, bias, temperature, grid), spreads, shrinkage)
 
 
 def ridge(
@@ -174,26 +152,45 @@ def _means_without_fold(
 ) -> Float[Tensor, "f m c"]:
     """Mean feature at every landmark + offset over the images outside each fold, and last over all images.
 
-    Each image's mean is removed first. Sums per fold are enough: what is kept does not grow with the images.
+    Each image's mean is removed first. Sums per fold are enough: what is kept does not grow with the images. A place of
+    all of a fold's images is a bag of cells, four an image: as torch sums embeddings.
     """
     folds = int(fold.max()) + 1
     member = functional.one_hot(fold, folds).float()
     used = visible.repeat_interleave(offsets.shape[1], dim=1).float()
-    total: Tensor | float = 0.0
-    for part in torch.arange(len(landmarks)).split(CHUNK):
-        places = (landmarks[part].unsqueeze(2) + offsets).clamp(-1, 1).flatten(1, 2).unsqueeze(1)
-        found = []
-        for block in blocks:
-            block = block[images[part]].float()
-            values = functional.grid_sample(block, places, padding_mode="border", align_corners=False)
-            found.append(values[:, :, 0] - block.mean((2, 3)).unsqueeze(-1))
-        total = total + torch.einsum("nf,nm,ncm->fmc", member[part], used[part], torch.cat(found, dim=1))
+    total = torch.zeros(folds, used.shape[1], sum(block.shape[1] for block in blocks), device=used.device)
+    sums = total.split([block.shape[1] for block in blocks], dim=-1)
+    for number in range(folds):
+        for part in (fold == number).nonzero().flatten().split(CHUNK):
+            places = (landmarks[part].unsqueeze(2) + offsets).clamp(-1, 1).flatten(1, 2)
+            for block, own in zip(blocks, sums, strict=True):
+                cells = block[images[part]].float().permute(0, 2, 3, 1).flatten(1, 2)
+                near, share = _neighbours(places, *block.shape[2:])
+                near = near + cells.shape[1] * torch.arange(len(part), device=near.device)[:, None, None]
+                share = share * used[part].unsqueeze(-1)
+                bags, shares = (each.transpose(0, 1).flatten(1) for each in (near, share))
+                read = functional.embedding_bag(bags, cells.flatten(0, 1), per_sample_weights=shares, mode="sum")
+                own[number] += read - used[part].mT @ cells.mean(1)
     count = member.mT @ used
     # A single fold has no other images to be judged by: it keeps its own.
-    sums, counts = (
+    without, counts = (
         torch.cat([each.sum(0) - each if folds > 1 else each, each.sum(0, keepdim=True)]) for each in (total, count)
     )
-    return sums / counts.clamp(min=1).unsqueeze(-1)
+    return without / counts.clamp(min=1).unsqueeze(-1)
+
+
+def _neighbours(
+    places: Float[Tensor, "n m 2"], height: int, width: int
+) -> tuple[Int64[Tensor, "n m 4"], Float[Tensor, "n m 4"]]:
+    """The cells that are read at these places, bilinearly, and their shares; beyond the outermost centres as there."""
+    near, share = [], []
+    for side, size in ((1, height), (0, width)):
+        at = ((places[..., side] + 1) * size / 2 - 0.5).clamp(0, size - 1)
+        first = at.floor()
+        near.append(torch.stack([first, (first + 1).clamp(max=size - 1)], dim=-1).long())
+        share.append(torch.stack([1 - (at - first), at - first], dim=-1))
+    cells = near[0].unsqueeze(-1) * width + near[1].unsqueeze(-2)
+    return cells.flatten(2), (share[0].unsqueeze(-1) * share[1].unsqueeze(-2)).flatten(2)
 
 
 def _unseen_points(
