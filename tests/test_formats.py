@@ -180,6 +180,11 @@ def test_csv_as_spreadsheets_and_pandas_leave_it(tmp_path):
     lines += ["g.png,80,60,nan,nan,0.0,5,6,visible", ""]
     (tmp_path / "a.csv").write_text("\r\n".join(lines))
     first, second = formats.read("csv", tmp_path / "a.csv").images
+    european = [line.replace(",", ";").replace("3.5", "3,5") for line in lines]
+    (tmp_path / "b.csv").write_text("\r\n".join(european), encoding="utf-8-sig")
+    for one, other in zip((first, second), formats.read("csv", tmp_path / "b.csv").images, strict=True):
+        assert (one.file, one.size, one.marks.tolist()) == (other.file, other.size, other.marks.tolist())
+        np.testing.assert_array_equal(one.points, other.points)
     assert first.points.tolist() == [[1, 2], [3.5, 4]] and first.marks.tolist() == [2, 1]
     assert np.isnan(second.points[0]).all() and second.points[1].tolist() == [5, 6]
     assert second.marks.tolist() == [0, 2] and first.size == second.size == (80, 60)

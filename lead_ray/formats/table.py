@@ -2,7 +2,7 @@
 `NAME_x, NAME_y, NAME_mark` (missing, occluded, visible, or 0, 1, 2), with confidences `NAME_confidence`.
 
 Only `file` and the landmarks' x and y are needed to read one; a point whose x and y are empty, or nan, is missing.
-pandas.read_csv reads it.
+Semicolons with decimal commas are read, too. pandas.read_csv reads what is written.
 """
 
 import csv
@@ -53,7 +53,11 @@ def records(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """
     found = []
     with opened(path, "r") as file:
-        lines = csv.reader(file)
+        head = file.readline()
+        file.seek(0)
+        # Where numbers are written 31,5 spreadsheets separate by semicolons.
+        european = ";" in head and "," not in head
+        lines = csv.reader(file, delimiter=";" if european else ",")
         try:
             columns = _without_end(next(lines, []), 0)
             if len(set(columns)) < len(columns):
@@ -63,7 +67,10 @@ def records(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
                 where, row = f"{path}: line {lines.line_num}", _without_end(row, len(columns))
                 if len(row) != len(columns):
                     raise ValueError(f"{where}: has {len(row)} columns, the header {len(columns)}")
-                found.append((where, dict(zip(columns, row, strict=True))))
+                fields = zip(columns, row, strict=True)
+                if european:
+                    fields = ((name, cell if name == "file" else cell.replace(",", ".")) for name, cell in fields)
+                found.append((where, dict(fields)))
         except csv.Error as error:
             raise ValueError(f"{path}: line {lines.line_num}: {error}") from None
     return columns, found
