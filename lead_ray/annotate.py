@@ -52,7 +52,9 @@ class Annotate:
 
     def __post_init__(self):
         if self.side is not None:
-            Framing(side=self.side)  # refuses what is too small
+            Framing(side=self.side)  # refuses what is too small or large
+        if self.port is not None and not 0 <= self.port <= 65535:
+            raise ValueError(f"port must be 0 to 65535, got {self.port}")
 
     @property
     def folder(self) -> Path:

@@ -61,6 +61,8 @@ class Convert:
 def convert(settings: Convert) -> str:
     """Convert; returns what to tell a person."""
     schema = formats.read("own", settings.schema).schema if settings.schema else None
+    if settings.out.exists() and settings.out.samefile(settings.source):
+        raise ValueError(f"out={str(settings.out)!r} is the source itself, which would be lost: name another file")
     known = settings.format or formats.guess(settings.source)
     labels = formats.read(known, settings.source, schema=schema, images=settings.images)
     formats.write(settings.to, labels, settings.out)

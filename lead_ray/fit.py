@@ -19,6 +19,8 @@ from lead_ray.landmarks.model import LandmarkModel
 from lead_ray.reporting.reliability import figure
 from lead_ray.usage import parsed
 
+KEPT = {"card.json", "encoder.safetensors", "readout.safetensors", "reliability.png"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
@@ -45,6 +47,7 @@ class Fit:
 
 def run(settings: Fit) -> LandmarkModel:
     """Fit, save with a picture of the reliability, and say what was measured."""
+    refuse_to_mix(settings.out)
     labels = formats.read(formats.guess(settings.labels), settings.labels, images=settings.images)
     if settings.normaliser is not None:
         labels = replace(labels, schema=normalised_by(labels.schema, settings.normaliser))
@@ -56,6 +59,12 @@ def run(settings: Fit) -> LandmarkModel:
         with atomic(settings.out / "reliability.png") as temporary:
             figure(reliability, model.card.confidence).savefig(temporary, format="png", dpi=150)
     return model
+
+
+def refuse_to_mix(out: Path) -> None:
+    """Raises: ValueError if that is a file, or a folder that holds something else than a landmark model or a part."""
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - KEPT):
+        raise ValueError(f"out={str(out)!r} is there and holds no landmark model: name a new folder, or a model's")
 
 
 def normalised_by(schema: Schema, names: tuple[str, str]) -> Schema:
@@ -79,11 +88,14 @@ def report(model: LandmarkModel) -> str:
         known = {name: error for name, error in measured["by_landmark"].items() if error is not None}
         worst = max(known, key=known.__getitem__)
         lines.append(f"hardest: {worst}, {known[worst]:.1f}")
+        file, error = measured["worst_image"]
+        lines.append(f"least like the others: {file}, {error:.1f}; are its labels right?")
     lines.append(f"confidence: {card.confidence}")
     if card.schema.normaliser is None:
         lines.append(
-            "no two landmarks give the scale, so both count in shares of the box or picture, beside which a landmark's "
-            f"error is small: name two with --normaliser (landmarks: {', '.join(card.schema.names)}), and fit again"
+            "no two landmarks give the scale, so error and confidence count in shares of the box or picture, beside "
+            "which a landmark's error is small: name two with --normaliser (landmarks: "
+            f"{', '.join(card.schema.names)}), and fit again"
         )
     return "\n".join(lines)
 

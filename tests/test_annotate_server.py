@@ -279,7 +279,7 @@ def test_what_the_network_is_shown_is_kept_with_the_project(project, tmp_path):
     ):
         with closing(Project(*folders, model=model, side=given)) as opened:
             assert (opened.model, opened.side) == (model or opened.model, side)
-    with pytest.raises(ValueError, match="side must be at least 32 pixels, got 8"):
+    with pytest.raises(ValueError, match="side must be 32 to 1024 pixels, got 8"):
         Annotate(images=folders[1], side=8)
     model = Path(lead_ray.__file__).parent / "models" / "synthetic-faces.safetensors"
     folders = []

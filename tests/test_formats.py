@@ -174,10 +174,33 @@ def test_pixel_conventions_by_hand(tmp_path, folder):
         assert file["metadata"].attrs["format_id"] >= 1.1  # from which on SLEAP counts from pixel centres
 
 
+def test_our_json_as_a_person_writes_it(tmp_path):
+    """Without colours and marks, pairs by name, a byte order mark; what is wrong is said with its place."""
+    image = {"file": "f.png", "size": [80, 60], "points": [[1, 2], None]}
+    schema = {"names": ["beak", "tail"], "skeleton": [["beak", "tail"]], "normaliser": ["tail", "beak"]}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"schema": schema, "images": [image]}), encoding="utf-8-sig")
+    found = formats.read("own", path)
+    assert found.schema.normaliser == (1, 0) and found.schema.skeleton == ((0, 1),) and len(found.schema.colours) == 2
+    assert found.images[0].marks.tolist() == [2, 0]
+    for wrong, message in (
+        (
+            {"schema": schema | {"normaliser": ["tail", "nose"]}},
+            r"a\.json: schema: a pair of landmarks must be two of .* 'nose'",
+        ),
+        ({"schema": {"names": "beak"}}, r"schema: not a schema of landmarks: 'names' must be a list"),
+        ({"images": [image | {"marks": [3, 0]}]}, r"images\[0\]: 'marks' must be 0 .*got 3$"),
+        ({"images": [image | {"marks": [2]}]}, "must be as many, got 2 and 1"),
+    ):
+        path.write_text(json.dumps({"schema": schema, "images": [image]} | wrong))
+        with pytest.raises(ValueError, match=message):
+            formats.read("own", path)
+
+
 def test_csv_as_spreadsheets_and_pandas_leave_it(tmp_path):
     """Empty columns at the end, blank lines, whole numbers with a point, nan."""
     lines = ["file,width,height,a_x,a_y,a_mark,b_x,b_y,b_mark,,", "f.png,80,60,1,2,2.0,3.5,4,1.0,,", ""]
-    lines += ["g.png,80,60,nan,nan,0.0,5,6,visible", ""]
+    lines += ["g.png,80,60,nan,nan,0.0,5,6,visible", "", ",,,,", ","]
     (tmp_path / "a.csv").write_text("\r\n".join(lines))
     first, second = formats.read("csv", tmp_path / "a.csv").images
     european = [line.replace(",", ";").replace("3.5", "3,5") for line in lines]
@@ -208,7 +231,7 @@ def test_csv_as_spreadsheets_and_pandas_leave_it(tmp_path):
         ("a.xml", "<annotations>", "is not XML"),
         ("a.xml", "<annotations><track/></annotations>", "export as 'CVAT for images 1.1'"),
         ("a.slp", "no", r"is not a \.slp file of SLEAP"),
-        ("a.txt", "1 2", "Name its format, one of own, coco"),
+        ("a.txt", "1 2", "takes its name, --format, one of own, coco"),
     ],
 )
 def test_broken_files_say_what_is_wrong(name, text, message, tmp_path):

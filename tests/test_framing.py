@@ -105,7 +105,7 @@ def test_boxes_that_are_none(box, message):
 
 
 def test_settings_name_what_is_wrong():
-    with pytest.raises(ValueError, match="side must be at least 32 pixels, got 8"):
+    with pytest.raises(ValueError, match="side must be 32 to 1024 pixels, got 8"):
         Framing(side=8)
     with pytest.raises(ValueError, match="box_factor must be in"):
         Framing(box_factor=9.0)

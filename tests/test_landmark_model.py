@@ -236,6 +236,16 @@ def test_points_that_no_image_can_have(faces):
         fit(labels=replace(labels, images=large))
 
 
+def test_the_image_whose_labels_are_wrong_is_named(faces):
+    folder, labels = faces
+    images = list(labels.images[:10])
+    images[3] = replace(images[3], points=images[3].points[:, ::-1].copy())  # x and y exchanged
+    made = fitting.fit(CARRIED, replace(labels, images=tuple(images)), folder)
+    file, error = made.card.measured["worst_image"]
+    assert file == images[3].file and error > 2 * made.card.measured["error"]
+    assert f"least like the others: {file}, {error:.1f}; are its labels right?" in fit_command.report(made)
+
+
 def test_what_points_may_be():
     """A hidden one beyond the edge, one in the corner among images that nobody annotated, an entry without any."""
     empty = [unplaced(f"{number}.png", (100, 80), 1) for number in range(4)]
@@ -267,6 +277,9 @@ def test_fit_from_the_command_line(faces, tmp_path, capsys):
     assert "face: 5 landmarks from 6 annotated images" in said and "error in images not seen" in said
     assert (tmp_path / "model" / "reliability.png").stat().st_size > 1000
     assert lead_ray.load(tmp_path / "model").card.schema == SCHEMA
+    assert "least like the others: " in said and ".png, " in said
+    with pytest.raises(SystemExit, match=r"lead-ray fit: out='.*' is there and holds no landmark model"):
+        fit_command.main([str(CARRIED), *arguments[:5], str(folder)])
     with pytest.raises(SystemExit, match=r"lead-ray fit: no labels at .*none\.json"):
         fit_command.main([str(CARRIED), *arguments[:3], str(tmp_path / "none.json"), *arguments[4:]])
 

@@ -241,6 +241,13 @@ def test_overlays_show_points_where_they_are():
     assert not np.asarray(overlays.draw(Image.new("RGB", (9, 9)), SCHEMA, missing)).any()
 
 
+def test_convert_does_not_write_over_its_source(tmp_path):
+    (tmp_path / "a.csv").write_text("file,width,height,a_x,a_y\nf.png,9,9,1,2\n")
+    with pytest.raises(SystemExit, match="is the source itself, which would be lost"):
+        convert_command.main([str(tmp_path / "a.csv"), str(tmp_path / "." / "a.csv"), "--to", "deeplabcut"])
+    assert (tmp_path / "a.csv").read_text().startswith("file,")
+
+
 def test_convert_from_the_command_line(stranger, model, tmp_path, capsys):
     run(stranger, model, tmp_path / "out.json")
     convert_command.main([str(tmp_path / "out.json"), str(tmp_path / "out.slp"), "--to", "sleap"])

@@ -100,7 +100,9 @@ def guess(path: Path | str) -> str:
             return "label-studio"
         if isinstance(content, dict):
             return "own" if "schema" in content else "coco"
-    raise ValueError(f"{path}: what is it? Name its format, one of {', '.join(FORMATS)}")
+    raise ValueError(
+        f"{path}: of which format? `lead-ray convert` takes its name, --format, one of {', '.join(FORMATS)}"
+    )
 
 
 def _module(format: str):

@@ -11,7 +11,7 @@ import numpy as np
 def load(path: Path) -> Any:
     """Raises: ValueError if it is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
 

@@ -33,7 +33,11 @@ def read(path: Path, schema: Schema | None, size_of: Sizes) -> Labels:
     if content.get("version", VERSION) > VERSION:
         raise ValueError(f"{path}: version {content['version']} is newer than this program's {VERSION}: update it")
     images = [image_from_json(where, entry) for where, entry in jsons.entries(str(path), content, "images")]
-    return Labels(schema=schema_from_json(content["schema"]), images=tuple(images))
+    try:
+        found = schema_from_json(content["schema"])
+    except ValueError as error:
+        raise ValueError(f"{path}: schema: {error}") from None
+    return Labels(schema=found, images=tuple(images))
 
 
 def image_to_json(image: LabelledImage) -> dict:
@@ -54,10 +58,14 @@ def image_to_json(image: LabelledImage) -> dict:
 
 def image_from_json(where: str, entry: dict) -> LabelledImage:
     """What image_to_json() gave. Raises: ValueError naming what is wrong."""
-    marks = [int(mark) for mark in jsons.numbers(where, entry, "marks")]
     points = jsons.field(where, entry, "points", list)
-    if len(points) != len(marks) or not set(marks) <= set(Mark):
-        raise ValueError(f"{where}: 'points' and 'marks' must be as many, marks 0, 1 or 2, got {points}, {marks}")
+    marks = [Mark.VISIBLE if point else Mark.MISSING for point in points]
+    if "marks" in entry:
+        marks = [int(mark) for mark in jsons.numbers(where, entry, "marks")]
+    if len(points) != len(marks):
+        raise ValueError(f"{where}: 'points' and 'marks' must be as many, got {len(points)} and {len(marks)}")
+    if wrong := set(marks) - set(Mark):
+        raise ValueError(f"{where}: 'marks' must be 0 (missing), 1 (occluded) or 2 (visible), got {min(wrong)}")
     try:
         placed = [[np.nan, np.nan] if point is None else [float(value) for value in point] for point in points]
         found = np.array(placed, np.float32).reshape(len(marks), 2)

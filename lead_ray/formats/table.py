@@ -59,11 +59,11 @@ def records(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
         european = ";" in head and "," not in head
         lines = csv.reader(file, delimiter=";" if european else ",")
         try:
-            columns = _without_end(next(lines, []), 0)
+            columns = [name.strip() for name in _without_end(next(lines, []), 0)]
             if len(set(columns)) < len(columns):
                 twice = next(name for place, name in enumerate(columns) if name in columns[:place])
                 raise ValueError(f"{path}: column {twice!r} comes twice")
-            for row in filter(None, lines):
+            for row in filter(any, lines):
                 where, row = f"{path}: line {lines.line_num}", _without_end(row, len(columns))
                 if len(row) != len(columns):
                     raise ValueError(f"{where}: has {len(row)} columns, the header {len(columns)}")

@@ -47,7 +47,7 @@ def fit(
     Raises: FileNotFoundError, ValueError as weights.load(); BadImage if an annotated image cannot be read, or is not of
         the annotated size; ValueError if none is annotated, and as plausible().
     """
-    framing = Framing(side=side or input_side(encoder), box_factor=box_factor)
+    framing = Framing(side=input_side(encoder) if side is None else side, box_factor=box_factor)
     annotated = [image for image in labels.images if (image.marks != Mark.MISSING).any()]
     if not annotated:
         raise ValueError("no image has a landmark: annotate some with `lead-ray annotate --images DIR --model RUN`")
@@ -84,7 +84,7 @@ def fit(
             placed=tuple(placed.tolist()),
             calibration=judged.calibrated if judged else None,
             trained=trained,
-            measured=measured(judged, scale),
+            measured=measured(judged, scale, annotated),
             versions=environment()["versions"],
         ),
     )
@@ -117,16 +117,19 @@ def cross_validated(
     return unseen, (spread, width)
 
 
-def measured(judged: Judged | None, scale: Scale) -> dict[str, Any]:
+def measured(judged: Judged | None, scale: Scale, annotated: Sequence[LabelledImage]) -> dict[str, Any]:
     """What the card says of the error."""
     if judged is None or judged.error is None:
         return {"error": None, "why": f"an error is measured from {LEAST} annotated images on"}
     named = zip(scale.schema.names, judged.by_landmark, strict=True)
+    errors = {place: error for place, error in enumerate(judged.by_image) if error is not None}
+    worst = max(errors, key=errors.__getitem__)
     return {
         "how": f"cross-validated on the annotated images, {FOLDS} folds",
         "unit": f"% of {scale.words}",
         **_finite(judged.error),
         "by_landmark": dict(named),
+        "worst_image": [annotated[worst].file, errors[worst]],
         "reliability": judged.reliable.to_json() if judged.reliable else None,
     }
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from lead_ray.data.crops import BadImage
 
+LARGEST = 1024  # pixels: of that, fitting 20 images takes 4 GB
 Box = tuple[float, float, float, float]
 REDUCING_GAP = (
     3.0  # a large photograph is first shrunk by averaging whole blocks of pixels, to this many times the size
@@ -54,8 +55,8 @@ class Framing:
     """Side of the frame over the longer side of the box. Around a whole photograph it is 1."""
 
     def __post_init__(self):
-        if self.side < 32:
-            raise ValueError(f"side must be at least 32 pixels, got {self.side}")
+        if not 32 <= self.side <= LARGEST:
+            raise ValueError(f"side must be 32 to {LARGEST} pixels, got {self.side}")
         if not 0.5 <= self.box_factor <= 4:
             raise ValueError(f"box_factor must be in [0.5, 4], got {self.box_factor}")
 

@@ -135,27 +135,36 @@ def schema_to_json(schema: Schema) -> dict[str, Any]:
 
 
 def schema_from_json(content: dict[str, Any]) -> Schema:
-    """What schema_to_json gave.
+    """What schema_to_json gave, or a person wrote: colours may be missing, and pairs name landmarks or count from 0.
 
     Raises: ValueError when a field is missing or of another kind.
     """
+    if not isinstance(content.get("names"), list) or not content["names"]:
+        raise ValueError(f"not a schema of landmarks: 'names' must be a list of names, got {content.get('names')!r}")
+    names = tuple(str(name) for name in content["names"])
+    colours = content.get("colours", palette(len(names)))
+    normaliser = content.get("normaliser")
     try:
         return Schema(
             category=str(content.get("category", "object")),
-            names=tuple(str(name) for name in content["names"]),
-            colours=tuple(str(colour) for colour in content["colours"]),
-            skeleton=tuple((int(first), int(second)) for first, second in content.get("skeleton", ())),
-            normaliser=_pair(content.get("normaliser")),
+            names=names,
+            colours=tuple(str(colour) for colour in colours),
+            skeleton=tuple(_pair(pair, names) for pair in content.get("skeleton", ())),
+            normaliser=None if normaliser is None else _pair(normaliser, names),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a schema of landmarks: {error!r}") from None
+    except TypeError as error:
+        raise ValueError(f"not a schema of landmarks: {error}") from None
 
 
-def _pair(content: Any) -> tuple[int, int] | None:
-    if content is None:
-        return None
-    first, second = content
-    return int(first), int(second)
+def _pair(content: Any, names: tuple[str, ...]) -> tuple[int, int]:
+    """Two landmarks, by name or number."""
+    try:
+        first, second = (names.index(each) if isinstance(each, str) else int(each) for each in content)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"a pair of landmarks must be two of {list(names)}, or their numbers, got {content!r}"
+        ) from None
+    return first, second
 
 
 def palette(count: int) -> tuple[str, ...]:

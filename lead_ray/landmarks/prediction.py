@@ -174,6 +174,8 @@ class Judged(NamedTuple):
     calibrated: Calibration | None
     by_landmark: list[float | None]
     """Mean error of every landmark, %."""
+    by_image: list[float | None]
+    """And of every image."""
     reliable: Reliability | None
     """Of confidences whose calibration had not seen the image either."""
 
@@ -196,5 +198,8 @@ def judge(
             said = np.where(own, trained(hints, radius), said)
     told = known & np.isfinite(said)
     reliable = calibration.reliability(said[told], near[told]) if told.any() else None
-    means = [float(column[here].mean()) if here.any() else None for column, here in zip(errors.T, known.T, strict=True)]
-    return Judged(error, calibration.fit(hints, radius, near, known), means, reliable)
+    means = [
+        [float(row[here].mean()) if here.any() else None for row, here in zip(each, there, strict=True)]
+        for each, there in ((errors.T, known.T), (errors, known))
+    ]
+    return Judged(error, calibration.fit(hints, radius, near, known), *means, reliable)
