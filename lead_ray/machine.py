@@ -92,6 +92,19 @@ def denormals_flushed() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
+@contextmanager
+def quickest_convolutions() -> Iterator[None]:
+    """Let cuDNN try its algorithms on every new shape and keep the quickest: shapes of training do not change."""
+    import torch
+
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def environment() -> dict[str, Any]:
     """Versions, commit and devices: what a number needs beside it to be believed."""
     import torch

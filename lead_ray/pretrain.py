@@ -50,6 +50,10 @@ class Pretrain(Stage):
                 f"got {self.objective.queue}"
             )
 
+    @property
+    def meets(self) -> bool:
+        return super().meets or isinstance(self.objective, MocoSettings)
+
     def matters(self) -> dict:
         """The weights to go on from matter, not where they lie; and how many workers have negatives of their own."""
         settings = super().matters() | {"init": self.init and weights.fingerprint(self.init)}

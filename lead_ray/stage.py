@@ -19,7 +19,7 @@ from lead_ray.worker import Crew
 
 # Settings that change where and how fast a run goes, not what it computes: workers up to the share of a batch that a
 # BatchNorm without sync_batchnorm sees.
-ELSEWHERE = ("out", "workers", "device", "compile", "report_every", "checkpoint_every")
+ELSEWHERE = ("out", "workers", "device", "compile", "cuda_graphs", "report_every", "checkpoint_every")
 ORDER = ("ingest", "memory", "window", "reshuffle_epochs")  # Stage.order() says which of them matter
 
 
@@ -67,7 +67,10 @@ class Stage(ABC):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs where there is one for each worker, else the CPU."""
     compile: bool = False
-    """Compile the network with torch.compile, for long runs on GPUs; losses are the same up to rounding."""
+    """Compile the network with torch.compile; losses are the same up to rounding."""
+    cuda_graphs: bool = True
+    """On a GPU, record the network's kernels once and replay them. Not done with torch.compile, where the number of
+    workers changes, and where workers meet within a forward pass (MoCo's, synchronised BatchNorm)."""
 
     def __post_init__(self):
         if self.crew.elastic and self.compile:
@@ -96,6 +99,16 @@ class Stage(ABC):
         """Lanes of the data; see `sampling`. Eight serve 1, 2, 4 and 8 workers alike; others get one each."""
         most = self.crew.most
         return shards.LANES if shards.LANES % max(1, most) == 0 else most
+
+    @property
+    def meets(self) -> bool:
+        """Whether workers exchange anything within a forward pass."""
+        return self.sync_batchnorm
+
+    def records(self, device: torch.device, world: int) -> bool:
+        """Whether the network's kernels are recorded as CUDA graphs."""
+        possible = device.type == "cuda" and not self.compile and not self.crew.elastic
+        return self.cuda_graphs and possible and not (self.meets and world > 1)
 
     @abstractmethod
     def build(self) -> nn.Module:

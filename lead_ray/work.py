@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from lead_ray import train
 from lead_ray.artefacts import RunFolder, atomic, plain
 from lead_ray.images import feed, sampling
-from lead_ray.machine import denormals_flushed, keep_freed_memory
+from lead_ray.machine import denormals_flushed, keep_freed_memory, quickest_convolutions
 from lead_ray.models import weights
 from lead_ray.models.batchnorm import synchronise
 from lead_ray.notice import Notice
+from lead_ray.recording import recorded
 from lead_ray.stage import Stage
 from lead_ray.worker import Worker, check_agreement, largest, meet
 
@@ -51,11 +52,10 @@ def work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) -
 
     Rank 0 writes metrics, checkpoints, weights and the result; all workers compute the same.
     """
-    if worker.device.type != "cpu":
-        yield from _work(stage, folder, images, worker)
-        return
-    keep_freed_memory()
-    with denormals_flushed():
+    on_cpu = worker.device.type == "cpu"
+    if on_cpu:
+        keep_freed_memory()
+    with denormals_flushed() if on_cpu else quickest_convolutions():
         yield from _work(stage, folder, images, worker)
 
 
@@ -69,11 +69,15 @@ def _work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) 
     first_step, precision = _resume(folder, learner, optimizer, worker)
     precision = precision or train.resolve_precision(stage.precision, worker.device)
     check_agreement(first_step, worker)
+    learner.train()
+    schedule = stage.schedule()
+    batches = feed.Waits(images(first_step))
+    pairs = view_pairs(stage, batches)
+    if stage.records(worker.device, worker.world):
+        pairs = recorded(learner, pairs, precision)
     network = worker.wrap(learner)
     if stage.compile:
         network = train.compiled(network, worker.device)
-    schedule = stage.schedule()
-    batches = feed.Waits(images(first_step))
     spent = {metrics["step"]: metrics["seconds"] for metrics in folder.metrics()}.get(first_step, 0.0)
     started = time.perf_counter() - spent
     heard: Notice | None = None
@@ -87,7 +91,7 @@ def _work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) 
         network,
         learner,
         optimizer,
-        view_pairs(stage, batches),
+        pairs,
         schedule,
         first_step=first_step,
         report_every=stage.report_every,

@@ -10,9 +10,9 @@ from lead_ray import train
 from lead_ray.augmentation import augment
 from lead_ray.augmentation.views import ViewSettings
 from lead_ray.bench import main
+from lead_ray.models import trunk
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
-from lead_ray.objectives import byol
 from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
 from lead_ray.speed import measure, peers, steps
@@ -174,7 +174,7 @@ class TestSameWork:
         """And the same weights in the end. In double precision, so that rounding hides nothing: layout, optimiser,
         moving average, order of the step. Kernels of single precision are compared above and in test_norm_cpu."""
         monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # what leaves bf16 goes there, too
-        monkeypatch.setattr(byol, "pooled", lambda blocks: blocks[-1].mean(dim=(2, 3)))
+        monkeypatch.setattr(trunk, "pooled", lambda blocks: blocks[-1].mean(dim=(2, 3)))
         plain, learner, optimizer, pairs = plain_and_ours(torch.float64)
         losses = []
         for _ in range(5):

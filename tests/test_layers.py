@@ -15,9 +15,9 @@ LIBRARY = Path(lead_ray.__file__).parent
 RAY_FILES = {"prepare", "ingest", "launch", "elastic"}
 LAYERS = (
     {"geometry", "metrics", "similarity", "progress", "errors", "machine", "notice", "storage", "data", "summary"}
-    | {"machine_code", "optimisers", "usage"},
+    | {"machine_code", "triton_code", "optimisers", "usage"},
     {"models", "objectives", "augmentation"},
-    {"artefacts", "locks", "images", "worker", "train", "stage", "features", "parts", "clusters"}
+    {"artefacts", "locks", "images", "worker", "train", "recording", "stage", "features", "parts", "clusters"}
     | {"resources", "foreground", "work", "readouts", "evaluation", "landmarks", "formats"},
     {"reporting", "figures"},
     RAY_FILES,
@@ -29,6 +29,8 @@ INTERFACES = {"__init__", "formats.__init__"}
 
 ALONE = {"geometry": set(), "metrics": set(), "similarity": set(), "progress": set(), "machine": set()} | {
     "machine_code": set(),
+    "triton_code": set(),
+    "recording": set(),
     "optimisers": set(),
     "train": {"machine", "optimisers"},
     "images.sampling": set(),

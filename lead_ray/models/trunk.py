@@ -53,15 +53,18 @@ class Trunk(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+    def forward(self, images: Float[Tensor, "b 3 h w"], batches: int = 1) -> list[Tensor]:
         """Block outputs, finest first.
 
+        Args:
+            batches: equal parts of the images, one after another, each of which BatchNorm sees by itself in training:
+                what as many calls would give, in fewer and larger operations.
         Shapes: four maps [b, channels[l], h / 4 / 2^l, w / 4 / 2^l], after their last ReLU.
         """
-        features = self.maxpool(normed(self.bn1, self.conv1(images)))
+        features = self.maxpool(normed(self.bn1, self.conv1(images), batches=batches))
         blocks = []
         for level in range(1, 5):
-            features = getattr(self, f"layer{level}")(features)
+            features = getattr(self, f"layer{level}")(features, batches)
             blocks.append(features)
         return blocks
 
@@ -85,11 +88,12 @@ class Block(nn.Module):
         self.count = len(sizes)
         self.downsample = shortcut
 
-    def forward(self, features: Tensor) -> Tensor:
-        shortcut = features if self.downsample is None else self.downsample(features)
+    def forward(self, features: Tensor, batches: int = 1) -> Tensor:
+        shortcut = features if self.downsample is None else self.downsample(features, batches)
         for number in range(1, 1 + self.count):
             norm, last = getattr(self, f"bn{number}"), number == self.count
-            features = normed(norm, getattr(self, f"conv{number}")(features), shortcut if last else None)
+            convolved = getattr(self, f"conv{number}")(features)
+            features = normed(norm, convolved, shortcut if last else None, batches=batches)
         return features
 
 
@@ -99,9 +103,9 @@ class Shortcut(nn.Sequential):
     def __init__(self, channels: int, width: int, stride: int):
         super().__init__(nn.Conv2d(channels, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, batches: int = 1) -> Tensor:
         convolution, norm = self
-        return normed(norm, convolution(features), relu=False)
+        return normed(norm, convolution(features), relu=False, batches=batches)
 
 
 class BasicBlock(Block):
@@ -122,27 +126,61 @@ class Bottleneck(Block):
         super().__init__([(channels, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1)], shortcut)
 
 
-def normed(norm: nn.Module, features: Tensor, shortcut: Tensor | None = None, *, relu: bool = True) -> Tensor:
-    """relu(norm(features) + shortcut). Where the norm was folded away, the result takes the place of the features."""
-    if norm.training and features.device.type == "cpu" and not torch.compiler.is_compiling():
-        from lead_ray.models import norm_cpu
+class Layer(nn.Sequential):
+    """Blocks of one size of maps."""
 
-        if norm_cpu.usable(norm, features, shortcut):
-            return norm_cpu.fused(norm, features, shortcut, relu)
-    features = norm(features)
+    def forward(self, features: Tensor, batches: int = 1) -> Tensor:
+        for block in self:
+            features = block(features, batches)
+        return features
+
+
+def normed(
+    norm: nn.Module, features: Tensor, shortcut: Tensor | None = None, *, relu: bool = True, batches: int = 1
+) -> Tensor:
+    """relu(norm(features) + shortcut). Where the norm was folded away, the result takes the place of the features.
+
+    Args:
+        batches: equal parts of the features, one after another, each of which is normalised by itself in training.
+    """
+    if norm.training and not torch.compiler.is_compiling():
+        if features.device.type == "cuda":
+            from lead_ray.models import norm_triton
+
+            if norm_triton.usable(norm, features, shortcut, batches):
+                return norm_triton.fused(norm, features, shortcut, relu, batches)
+        elif features.device.type == "cpu" and batches == 1:
+            from lead_ray.models import norm_cpu
+
+            if norm_cpu.usable(norm, features, shortcut):
+                return norm_cpu.fused(norm, features, shortcut, relu)
+    if norm.training and batches > 1:
+        features = torch.cat([norm(batch) for batch in features.chunk(batches)])
+    else:
+        features = norm(features)
     if shortcut is not None:
         features += shortcut
     return F.relu(features, inplace=True) if relu else features
 
 
-def _layer(block: type[Block], channels: int, width: int, count: int, stride: int) -> nn.Sequential:
+def _layer(block: type[Block], channels: int, width: int, count: int, stride: int) -> Layer:
     shortcut = None
     if stride != 1 or channels != width * block.expansion:
         shortcut = Shortcut(channels, width * block.expansion, stride)
     first = block(channels, width, stride, shortcut)
-    return nn.Sequential(first, *(block(width * block.expansion, width, 1, None) for _ in range(count - 1)))
+    return Layer(first, *(block(width * block.expansion, width, 1, None) for _ in range(count - 1)))
 
 
 def pooled(blocks: list[Tensor]) -> Float[Tensor, "b c"]:
     """Global average of the coarsest block: the instance-level representation."""
     return blocks[-1].mean(dim=(2, 3), dtype=torch.float32)
+
+
+def pooled_views(trunk: Trunk, *views: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c"]]:
+    """pooled() of each view, between whose images BatchNorm makes no connection.
+
+    On a GPU, which wants few large operations, in one pass; on a CPU one after another, which needs less memory.
+    """
+    if views[0].device.type != "cuda":
+        return [pooled(trunk(view)) for view in views]
+    return list(pooled(trunk(torch.cat(views), batches=len(views))).chunk(len(views)))

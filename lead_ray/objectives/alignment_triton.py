@@ -6,22 +6,13 @@ Forward streams over image b's locations with running maxima, as attention kerne
 Backward computes the tiles again. Tensors are contiguous, [b, locations, channels]; sums are in single precision.
 """
 
-import inspect
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lead_ray.machine import has_triton
-
-try:
-    import triton
-    from triton import language as tl
-    from triton.language import constexpr
-except ImportError:  # not a GPU's torch, or not Linux: blocked_alignment() does without
-    triton, tl, constexpr = None, None, int
+from lead_ray.triton_code import constexpr, kernel, tl, triton
 
 TILE = 64
 """Locations of either image in a tile; a multiple of 16."""
@@ -36,12 +27,7 @@ def usable(device: torch.device, precision: torch.dtype, channels: int) -> bool:
     return device.type == "cuda" and precision == torch.float32 and channels <= WIDEST and has_triton()
 
 
-def compiled(function: Callable) -> Callable:
-    """A kernel, or what a kernel calls; tests put shape checks around functions, which a kernel cannot have."""
-    return function if triton is None else triton.jit(inspect.unwrap(function))
-
-
-@compiled
+@kernel
 def _products(x, y, own, other, owns, others, width, TILE: constexpr, CHUNK: constexpr, PRECISION: constexpr):
     """[TILE, TILE] products of some rows of x and of y, `width` channels each; 0 past their ends."""
     total = tl.zeros((TILE, TILE), tl.float32)
@@ -55,7 +41,7 @@ def _products(x, y, own, other, owns, others, width, TILE: constexpr, CHUNK: con
     return total
 
 
-@compiled
+@kernel
 def _forward_kernel(
     first, second, a, b, losses, entropies, log_totals_p, log_totals_q, n, m, columns, channels, p_factor, q_factor,
     TILE: constexpr, CHUNK: constexpr, PRECISION: constexpr,
@@ -90,7 +76,7 @@ def _forward_kernel(
     tl.store(log_totals_q + place, log_total_q, mask=mask)
 
 
-@compiled
+@kernel
 def _backward_kernel(
     first, second, a, b, log_totals_p, log_totals_q, gradient, owns, others, columns, channels, p_factor, q_factor,
     ROWS: constexpr, WIDTH: constexpr, TILE: constexpr, CHUNK: constexpr, PRECISION: constexpr,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lead_ray.models.heads import mlp
-from lead_ray.models.trunk import Trunk, pooled
+from lead_ray.models.trunk import Trunk, pooled_views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +68,11 @@ class Byol(nn.Module):
         """The loss on one batch, and how spread the targets are (0 = collapsed to one vector, 1 = isotropic)."""
         # The views pass separately, as OpenSelfSup's do: BatchNorm must not see both views of an image at once.
         prediction_a, prediction_b = (
-            self.predictor(self.projector(pooled(self.trunk(view)))).float() for view in (view_a, view_b)
+            self.predictor(self.projector(view)).float() for view in pooled_views(self.trunk, view_a, view_b)
         )
         with torch.no_grad():
             trunk, projector = self.target
-            target_a, target_b = (projector(pooled(trunk(view))).float() for view in (view_a, view_b))
+            target_a, target_b = (projector(view).float() for view in pooled_views(trunk, view_a, view_b))
             spread = F.normalize(target_a, dim=1).std(dim=0).mean() * math.sqrt(self.settings.dim)
         return {"loss": byol_loss(prediction_a, prediction_b, target_a, target_b), "target_spread": spread}
 

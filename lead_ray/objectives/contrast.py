@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lead_ray.models.heads import mlp
-from lead_ray.models.trunk import Trunk, pooled
+from lead_ray.models.trunk import Trunk, pooled_views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Contrast(nn.Module):
 
     def forward(self, view_a: Float[Tensor, "b 3 h w"], view_b: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """The loss on one batch."""
-        a, b = (self.projector(pooled(self.trunk(view))).float() for view in (view_a, view_b))
+        a, b = (self.projector(view).float() for view in pooled_views(self.trunk, view_a, view_b))
         with torch.autocast(view_a.device.type, enabled=False):
             return {"loss": info_nce(a, b, temperature=self.settings.temperature)}
 

@@ -2,13 +2,14 @@
 
 import copy
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lead_ray import train
-from lead_ray.machine import quick_products
+from lead_ray.machine import quick_products, quickest_convolutions
 from lead_ray.models import fused
 from lead_ray.models.fpn import Fpn
 from lead_ray.models.heads import DenseProjector
@@ -16,7 +17,8 @@ from lead_ray.models.hypercolumn import Blocks
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives.blocked import blocked_alignment
-from lead_ray.speed.measure import Candidate, Measured, compare, report
+from lead_ray.recording import recorded, unrecorded
+from lead_ray.speed.measure import Candidate, Measured, compare, report, several
 from lead_ray.speed.steps import Bench
 from lead_ray.train import Optim
 
@@ -92,10 +94,12 @@ class Stage2(Bench):
                 for precision in sorted(precisions, key=lambda precision: -precision.itemsize)
                 for kind in (NaiveAlign, Align)
             ]
-            if self.compile:
-                candidates.append(self.step(Align, min(precisions, key=lambda kind: kind.itemsize), device, True))
+            quickest = min(precisions, key=lambda kind: kind.itemsize)
+            hows = ["graphs"] * (device.type == "cuda") + ["compiled"] * self.compile
+            candidates += [self.step(Align, quickest, device, how) for how in hows]
             what = "step"
-        found = compare(candidates, images=self.batch, rounds=self.rounds, device=device)
+        with quickest_convolutions():
+            found = compare(candidates, images=self.batch * several(device), rounds=self.rounds, device=device)
         title = (
             f"stage 2, {what}: ResNet-{self.trunk.depth} x {self.trunk.width:g}, {self.batch} pairs of {self.size} px"
         )
@@ -103,21 +107,39 @@ class Stage2(Bench):
         return found
 
     def step(
-        self, kind: type[nn.Module], precision: torch.dtype, device: torch.device, compiled: bool = False
+        self,
+        kind: type[nn.Module],
+        precision: torch.dtype,
+        device: torch.device,
+        how: Literal["eager", "graphs", "compiled"] = "eager",
     ) -> Candidate:
         torch.manual_seed(0)
         learner = kind(Trunk(self.trunk), self.objective).to(device, memory_format=torch.channels_last).train()
-        network = train.compiled(learner, device) if compiled else learner
         optimizer = train.make_optimizer(learner, Optim())
         coarse = torch.randn(self.batch, 3, self.size // 8, self.size // 8, generator=torch.Generator().manual_seed(0))
         view = F.interpolate(coarse, size=self.size, mode="bicubic").to(device, memory_format=torch.channels_last)
         views = view, view.roll(4, dims=3)
+        if how == "graphs":
+            recorded(learner, iter([views]), precision)
+        network = train.compiled(learner, device) if how == "compiled" else learner
+
+        def call() -> None:
+            for _ in range(several(device)):
+                train.train_step(network, optimizer, views, precision)
+
+        def counted() -> None:
+            with unrecorded(learner):
+                call()
+
         name = f"{'lead_ray' if kind is Align else 'naive'}, {'bf16' if precision == torch.bfloat16 else 'fp32'}"
+        # Torch does not count the operations of what it has compiled, or fused.
+        hidden = how == "compiled" or (kind is Align and fused.usable(device, precision))
         return Candidate(
-            name=name + ", compiled" * compiled,
-            call=lambda: train.train_step(network, optimizer, views, precision),
-            # Torch does not count the operations of what it has compiled, or fused.
-            precision=None if compiled or (kind is Align and fused.usable(device, precision)) else precision,
+            name=name + {"eager": "", "graphs": ", CUDA graphs", "compiled": ", compiled"}[how],
+            call=call,
+            precision=None if hidden else precision,
+            traced=how != "graphs",
+            counted=counted,
         )
 
     def losses(self, device: torch.device) -> list[Candidate]:
@@ -133,16 +155,18 @@ class Stage2(Bench):
         settings = self.objective
 
         def naive() -> None:
-            naive_alignment(*blocks, *(each.detach().requires_grad_() for each in maps), settings).backward()
+            for _ in range(several(device)):
+                naive_alignment(*blocks, *(each.detach().requires_grad_() for each in maps), settings).backward()
 
         def ours() -> None:
-            loss, _ = blocked_alignment(
-                *blocks,
-                *(each.detach().requires_grad_() for each in maps),
-                temperature=settings.temperature,
-                teacher_temperature=settings.teacher_temperature,
-                normalisation=settings.teacher,
-            )
-            loss.backward()
+            for _ in range(several(device)):
+                loss, _ = blocked_alignment(
+                    *blocks,
+                    *(each.detach().requires_grad_() for each in maps),
+                    temperature=settings.temperature,
+                    teacher_temperature=settings.teacher_temperature,
+                    normalisation=settings.teacher,
+                )
+                loss.backward()
 
         return [Candidate(name="naive", call=naive), Candidate(name="lead_ray", call=ours)]

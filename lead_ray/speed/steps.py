@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from lead_ray import train
 from lead_ray.augmentation import augment, views
 from lead_ray.augmentation.views import ViewSettings
-from lead_ray.machine import keep_freed_memory
+from lead_ray.machine import keep_freed_memory, quickest_convolutions
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
+from lead_ray.recording import recorded, unrecorded
 from lead_ray.speed import peers, solo_learn
-from lead_ray.speed.measure import Candidate, Measured, compare, report
+from lead_ray.speed.measure import Candidate, Measured, compare, report, several
 from lead_ray.stage import pick_device
 from lead_ray.train import Optim
 
@@ -89,18 +90,17 @@ class Views(Bench):
                 candidates.append(Candidate(name=name, call=partial(transform, pil)))
 
         def batched() -> None:
-            for view in (0, 1):
+            for view in (0, 1) * several(device):
                 drawn = views.draw(self.views, self.batch, tuple(images.shape[2:]), view, generator)
                 augment.normalise(augment.apply(images, drawn, self.views.size))
 
-        candidates.append(Candidate(name="lead_ray, torch alone", call=batched))
-        if device.type != "cpu" or views.augment_cpu is not None:
-
-            def fast() -> None:
+        def fast() -> None:
+            for _ in range(several(device)):
                 views.two_views(images, images, self.views, total=self.batch, rows=rows, generator=generator)
 
-            candidates.append(Candidate(name="lead_ray", call=fast, traced=device.type != "cpu"))
-        found = compare(candidates, images=self.batch, rounds=self.rounds, device=device)
+        candidates.append(Candidate(name="lead_ray, torch alone", call=batched))
+        candidates.append(Candidate(name="lead_ray", call=fast, traced=device.type != "cpu"))
+        found = compare(candidates, images=self.batch * several(device), rounds=self.rounds, device=device)
         report(f"two {self.views.size} px views of an image", found, self.out, self)
         return found
 
@@ -121,47 +121,78 @@ class Step(Bench):
     def run(self) -> list[Measured]:
         device = self.start()
         images = pictures(self.batch, device)
-        candidates = [self.plain(images, device)]
         bf16 = train.resolve_precision("auto", device) == torch.bfloat16
         ways = [way for way in peers.WAYS if bf16 or way.precision == torch.float32]
-        if device.type == "cpu":
-            candidates += [self.peer(images, device, peer, way) for peer in installed() for way in ways]
+        candidates = [self.plain(images, device)]
+        candidates += [self.peer(images, device, peer, way) for peer in installed() for way in ways]
         precisions = [torch.float32, torch.bfloat16] if bf16 else [torch.float32]
-        compiled = (False, True) if self.compile else (False,)
-        candidates += [self.ours(images, device, precision, each) for each in compiled for precision in precisions]
-        found = compare(candidates, images=self.batch, rounds=self.rounds, device=device)
+        hows = ["eager", *["graphs"] * (device.type == "cuda"), *["compiled"] * self.compile]
+        candidates += [self.ours(images, device, precision, how) for how in hows for precision in precisions]
+        with quickest_convolutions():
+            found = compare(candidates, images=self.batch * several(device), rounds=self.rounds, device=device)
         report(f"BYOL, ResNet-{self.depth}, {self.views.size} px, batch {self.batch}", found, self.out, self)
         return found
+
+    def given(self, images: Tensor, make: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], tuple[Tensor, Tensor]]:
+        """How another's step comes by its views: made by it on a CPU, for nothing on a GPU, which its way of making
+        them one by one could never feed."""
+        if images.device.type == "cpu":
+            return make
+        views = tuple(view.to(images.device) for view in make())
+        return lambda: views
 
     def plain(self, images: Tensor, device: torch.device) -> Candidate:
         step = peers.PlainByol(self.depth, self.objective, self.optim.lr, device).step
         pixels = images.cpu()
+        views = self.given(images, lambda: peers.torchvision_views(pixels, self.views))
 
         def call() -> None:
-            step(*(view.to(device) for view in peers.torchvision_views(pixels, self.views)))
+            for _ in range(several(device)):
+                step(*views())
 
-        return Candidate(name="plain torch, torchvision v2, fp32", call=call, precision=torch.float32)
+        made = "torchvision v2" if device.type == "cpu" else "views given"
+        return Candidate(name=f"plain torch, {made}, fp32", call=call, precision=torch.float32)
 
     def peer(self, images: Tensor, device: torch.device, peer: Peer, way: peers.Way) -> Candidate:
         step = peer.step(self.depth, self.objective, self.optim.lr, device, way)
-        transform, pil = peer.views(self.views), peers.as_pil(images)
-        name = f"{peer.name}, {way.name}"
-        return Candidate(name=name, call=lambda: step(*transform(pil)), precision=way.precision)
+        transform, pil = peer.views(self.views), peers.as_pil(images.cpu())
+        views = self.given(images, lambda: transform(pil))
 
-    def ours(self, images: Tensor, device: torch.device, precision: torch.dtype, compiled: bool) -> Candidate:
+        def call() -> None:
+            for _ in range(several(device)):
+                step(*views())
+
+        name = f"{peer.name}, {way.name}" + ", views given" * (device.type == "cuda")
+        return Candidate(name=name, call=call, precision=way.precision)
+
+    def ours(
+        self, images: Tensor, device: torch.device, precision: torch.dtype, how: Literal["eager", "graphs", "compiled"]
+    ) -> Candidate:
         learner = Byol(Trunk(TrunkSettings(depth=self.depth)), self.objective)
         learner = learner.to(device, memory_format=torch.channels_last).train()
-        network = train.compiled(learner, device) if compiled else learner
         optimizer = train.make_optimizer(learner, self.optim)
         for group in optimizer.param_groups:
             group["lr"] = self.optim.lr
         rows, generator = torch.arange(self.batch), torch.Generator().manual_seed(0)
 
-        def call() -> None:
-            two = views.two_views(images, images, self.views, total=self.batch, rows=rows, generator=generator)
-            train.train_step(network, optimizer, two, precision)
-            learner.after_step(0.5)
+        def two() -> tuple[Tensor, Tensor]:
+            return views.two_views(images, images, self.views, total=self.batch, rows=rows, generator=generator)
 
-        name = f"lead_ray, {'bf16' if precision == torch.bfloat16 else 'fp32'}" + ", compiled" * compiled
+        if how == "graphs":
+            recorded(learner, iter([two()]), precision)
+        network = train.compiled(learner, device) if how == "compiled" else learner
+
+        def call() -> None:
+            for _ in range(several(device)):
+                train.train_step(network, optimizer, two(), precision)
+                learner.after_step(0.5)
+
+        def counted() -> None:
+            with unrecorded(learner):
+                call()
+
+        said = {"eager": "", "graphs": ", CUDA graphs", "compiled": ", compiled"}[how]
+        name = f"lead_ray, {'bf16' if precision == torch.bfloat16 else 'fp32'}{said}"
         # Torch does not count the operations of what it has compiled.
-        return Candidate(name=name, call=call, precision=None if compiled else precision)
+        shown = None if how == "compiled" else precision
+        return Candidate(name=name, call=call, precision=shown, traced=how != "graphs", counted=counted)
