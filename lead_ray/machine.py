@@ -93,6 +93,22 @@ def denormals_flushed() -> Iterator[None]:
 
 
 @contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread of torch on the CPU for a while: a host's small tensors are done before others could join in.
+
+    Where all cores are busy, waiting for those that joined takes a hundred times as long as the work.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def quickest_convolutions() -> Iterator[None]:
     """Let cuDNN try its algorithms on every new shape and keep the quickest: shapes of training do not change."""
     import torch

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lead_ray import train
 from lead_ray.artefacts import RunFolder, atomic, plain
 from lead_ray.images import feed, sampling
-from lead_ray.machine import denormals_flushed, keep_freed_memory, quickest_convolutions
+from lead_ray.machine import denormals_flushed, keep_freed_memory, quickest_convolutions, single_thread
 from lead_ray.models import weights
 from lead_ray.models.batchnorm import synchronise
 from lead_ray.notice import Notice
@@ -52,11 +52,13 @@ def work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) -
 
     Rank 0 writes metrics, checkpoints, weights and the result; all workers compute the same.
     """
-    on_cpu = worker.device.type == "cpu"
-    if on_cpu:
+    if worker.device.type == "cpu":
         keep_freed_memory()
-    with denormals_flushed() if on_cpu else quickest_convolutions():
-        yield from _work(stage, folder, images, worker)
+        with denormals_flushed():
+            yield from _work(stage, folder, images, worker)
+    else:
+        with single_thread(), quickest_convolutions():
+            yield from _work(stage, folder, images, worker)
 
 
 def _work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) -> Iterator[dict[str, int | float]]:

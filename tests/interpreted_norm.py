@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lead_ray.models import norm_triton
 
 # A program's sums of several tiles, several programs a batch; the last of each not full. Channels of several programs.
-norm_triton.TILE_ROWS, norm_triton.TILE_CHANNELS, norm_triton.JOINED, norm_triton.PROGRAMS = 4, 16, 8, 12
+norm_triton.TILE_ROWS, norm_triton.SUM_ROWS, norm_triton.TILE_CHANNELS, norm_triton.PROGRAMS = 4, 4, 16, 12
 
 
 def draw(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from lead_ray import geometry
 from lead_ray.augmentation.augment import FACE_STD
 from lead_ray.augmentation.views import ViewSettings, two_views
-from lead_ray.machine import sent
+from lead_ray.machine import cores, sent
 
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
 EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
@@ -89,10 +89,10 @@ def _draw_jpeg(
 def jpeg(images: UInt8[Tensor, "n 3 s s"], sides: list[int], qualities: list[int]) -> UInt8[Tensor, "n 3 s s"]:
     """Every image resized (bilinear, antialiased) to its side, saved at its quality, and resized back.
 
-    In this process's memory, by Pillow, on as many cores as torch uses; the result lies on the images' device.
+    In this process's memory, by Pillow, on all its cores; the result lies on the images' device.
     """
     given = zip(images.permute(0, 2, 3, 1).cpu().numpy(), sides, qualities, strict=True)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         done = np.stack(list(pool.map(lambda each: _saved(*each), given)))
     return torch.from_numpy(done).permute(0, 3, 1, 2).to(images.device)
 

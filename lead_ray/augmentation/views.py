@@ -1,10 +1,10 @@
 """Two random views of each image: what is drawn, from one explicit generator, and by which of two ways it is applied.
 
-`augment` applies it on any device, `augment_cpu` on a CPU, several times faster. On a GPU it is compiled; that was not
-run on one yet.
+`augment` applies it on any device, `augment_cpu` on a CPU, several times faster. On a GPU it is compiled.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -111,7 +111,10 @@ def whole_view(images: Tensor, parameters: ViewParameters, size: int) -> Tensor:
 
 @cache
 def _on_gpu(compiled: bool) -> Callable[[Tensor, ViewParameters, int], Tensor]:
-    return torch.compile(whole_view, dynamic=False) if compiled else whole_view
+    if not compiled:
+        return whole_view
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # pixels are resampled in single precision
+    return torch.compile(whole_view, dynamic=False)
 
 
 def render(images: UInt8[Tensor, "n 3 h w"], parameters: ViewParameters, size: int) -> Float[Tensor, "n 3 size size"]:

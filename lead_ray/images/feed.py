@@ -185,7 +185,7 @@ def check_room(gigabytes: float, device: torch.device, sharing: int) -> None:
 def free_memory(device: torch.device) -> float:
     """Bytes; endless where the machine does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return float(torch.cuda.mem_get_info(device)[0])
     free = math.inf
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()

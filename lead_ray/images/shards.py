@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
         pa.field("image", pa.binary(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("identity", pa.string()),
-        pa.field("box", pa.list_(pa.float32(), 4)),
+        pa.field("box", pa.list_(pa.float32())),  # four, or null: of a fixed size, pyarrow before 26 could not read it
         pa.field("landmarks", pa.list_(pa.list_(pa.float32(), 2)), nullable=False),
         pa.field("visible", pa.list_(pa.bool_()), nullable=False),
     ]

@@ -84,6 +84,10 @@ def upsampling(native: torch.Size, size: int) -> Float[Tensor, "n native"]:
 
 
 def _resized(block: Tensor, size: Size) -> Tensor:
+    if block.shape[2:] == size:
+        return block
+    if block.device.type == "cuda":  # of torch's kernels, the one that uses more threads than a plane has pixels
+        block = block.contiguous(memory_format=torch.channels_last)
     return F.interpolate(block, size=size, mode="bilinear", align_corners=False)
 
 

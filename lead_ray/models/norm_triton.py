@@ -22,6 +22,9 @@ PROGRAMS = 1024
 SHARES = 256
 """Parts at most of a batch's rows, whose sums one program joins."""
 TILE_ROWS, TILE_CHANNELS = 32, 64
+"""Of what is read at a time for a result."""
+SUM_ROWS, SUM_WARPS = 64, 8
+"""Of what is read at a time for sums, and by how many warps: more is under way at once."""
 JOINED = 8
 """Channels whose shares one program joins."""
 
@@ -71,7 +74,7 @@ class _Normed(torch.autograd.Function):
     def forward(ctx, features, weight, bias, shortcut, relu, eps, momentum, batches, running):
         plan = _Plan(features, batches)
         moments = plan.empty(2, batches, plan.shares, plan.channels)
-        _moments_kernel[plan.sums](features, *moments, plan.rows, plan.channels, plan.share, **plan.tiles)
+        _moments_kernel[plan.sums](features, *moments, plan.rows, plan.channels, plan.share, **plan.sum_tiles)
         found = plan.empty(4, batches, plan.channels)
         _join_moments_kernel[plan.joins](
             *moments, weight, bias, *running, *found, plan.rows, plan.channels, plan.share, plan.shares, eps, momentum,
@@ -101,7 +104,7 @@ class _Normed(torch.autograd.Function):
         how = {"ADDED": ctx.added, "RELU": ctx.relu}
         _slopes_kernel[plan.sums](
             features, gradient, result, passed, *slopes, mean, scale, shift, plan.rows, plan.channels, plan.share,
-            **how, **plan.tiles,
+            **how, **plan.sum_tiles,
         )  # fmt: skip
         of_weight, of_bias = plan.empty(2, plan.channels)
         factors = plan.empty(2, batches, plan.channels)
@@ -124,10 +127,11 @@ class _Plan:
         self.device, self.channels = features.device, features.shape[1]
         self.rows = features.numel() // self.channels // batches
         across = triton.cdiv(self.channels, TILE_CHANNELS)
-        wanted = min(SHARES, triton.cdiv(PROGRAMS, across * batches), triton.cdiv(self.rows, 2 * TILE_ROWS))
-        self.share = TILE_ROWS * triton.cdiv(triton.cdiv(self.rows, wanted), TILE_ROWS)
+        wanted = min(SHARES, triton.cdiv(PROGRAMS, across * batches), triton.cdiv(self.rows, 2 * SUM_ROWS))
+        self.share = SUM_ROWS * triton.cdiv(triton.cdiv(self.rows, wanted), SUM_ROWS)
         self.shares = triton.cdiv(self.rows, self.share)
         self.tiles = {"ROWS": TILE_ROWS, "CHANNELS": TILE_CHANNELS}
+        self.sum_tiles = {"ROWS": SUM_ROWS, "CHANNELS": TILE_CHANNELS, "num_warps": SUM_WARPS}
         self.sums = across, self.shares, batches
         self.joins = (triton.cdiv(self.channels, JOINED),)
         self.all = triton.cdiv(self.rows, TILE_ROWS), across, batches

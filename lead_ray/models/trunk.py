@@ -61,7 +61,7 @@ class Trunk(nn.Module):
                 what as many calls would give, in fewer and larger operations.
         Shapes: four maps [b, channels[l], h / 4 / 2^l, w / 4 / 2^l], after their last ReLU.
         """
-        features = self.maxpool(normed(self.bn1, self.conv1(images), batches=batches))
+        features = _largest(self.maxpool, normed(self.bn1, self.conv1(images), batches=batches))
         blocks = []
         for level in range(1, 5):
             features = getattr(self, f"layer{level}")(features, batches)
@@ -169,6 +169,15 @@ def _layer(block: type[Block], channels: int, width: int, count: int, stride: in
         shortcut = Shortcut(channels, width * block.expansion, stride)
     first = block(channels, width, stride, shortcut)
     return Layer(first, *(block(width * block.expansion, width, 1, None) for _ in range(count - 1)))
+
+
+def _largest(pool: nn.Module, features: Tensor) -> Tensor:
+    if features.device.type == "cuda" and not torch.compiler.is_compiling():
+        from lead_ray.models import pool_triton
+
+        if pool_triton.usable(pool, features):
+            return pool_triton.pooled(features)
+    return pool(features)
 
 
 def pooled(blocks: list[Tensor]) -> Float[Tensor, "b c"]:
