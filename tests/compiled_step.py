@@ -65,7 +65,7 @@ def compare_views() -> None:
     compiled = torch.compile(views.whole_view, dynamic=False)
     for _ in range(2):
         drawn = views.draw(settings, 6, (50, 60), 1, generator)
-        found, expected = compiled(images, drawn, 32), views.whole_view(images, drawn, 32)
+        found, expected = compiled(images, drawn.packed(), 32), views.whole_view(images, drawn.packed(), 32)
         torch.testing.assert_close(found, expected, rtol=0, atol=WITHIN)
 
 

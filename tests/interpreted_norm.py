@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lead_ray.models import norm_triton
 
 # A program's sums of several tiles, several programs a batch; the last of each not full. Channels of several programs.
-norm_triton.TILE_ROWS, norm_triton.SUM_ROWS, norm_triton.TILE_CHANNELS, norm_triton.PROGRAMS = 4, 4, 16, 12
+norm_triton.TILE_ROWS, norm_triton.TILE_CHANNELS, norm_triton.PROGRAMS = 4, 16, 12
 
 
 def draw(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
@@ -60,6 +60,18 @@ def compare(dtype: torch.dtype, relu: bool, added: bool, batches: int) -> None:
         torch.testing.assert_close(mine.double(), theirs.double(), rtol=near, atol=10 * near)
 
 
+def evaluated(dtype: torch.dtype, relu: bool, added: bool) -> None:
+    features = draw(3, 21, 5, 3, seed=1, dtype=dtype)
+    shortcut = draw(3, 21, 5, 3, seed=2, dtype=dtype) if added else None
+    norm = norm_of(21).eval()
+    found = norm_triton.frozen(norm, features, shortcut, relu)
+    expected = plainly(norm.double(), features.double(), shortcut.double() if added else None, relu, 1)
+    near = 1e-5 if dtype == torch.float32 else 2**-7  # the interpreter cuts digits off
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=near, atol=near)
+
+
 for dtype, relu, added, batches in itertools.product((torch.float32, torch.bfloat16), (0, 1), (0, 1), (1, 2)):
     compare(dtype, bool(relu), bool(added), batches)
+    evaluated(dtype, bool(relu), bool(added))
 print("equal")

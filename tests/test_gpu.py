@@ -23,6 +23,7 @@ from lead_ray.evaluate import Evaluate, evaluate
 from lead_ray.machine import quick_products
 from lead_ray.models import norm_triton, pool_triton
 from lead_ray.models.dve import DveNetworkSettings
+from lead_ray.models.fold import Frozen
 from lead_ray.models.fpn import FpnSettings
 from lead_ray.models.projection import ProjectionSettings
 from lead_ray.models.trunk import Trunk, TrunkSettings
@@ -49,8 +50,9 @@ SMALL = TrunkSettings(depth=18, width=0.25)
 
 @pytest.fixture(autouse=True)
 def unhindered(unchecked, monkeypatch):
-    """Without type checks, which torch's compiler stumbles over; convolutions that give the same again."""
+    """Without type checks, which torch's compiler stumbles over; convolutions in single precision, always the same."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -68,7 +70,7 @@ class TestNorm:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize("shape", [(64, 64, 24, 24), (6, 24, 5, 7), (32, 2048, 3, 3)], ids=str)
-    @pytest.mark.parametrize(("relu", "added", "batches"), [(1, 0, 2), (1, 1, 2), (0, 0, 1), (0, 1, 2)])
+    @pytest.mark.parametrize(("relu", "added", "batches"), [(1, 0, 2), (1, 1, 2), (0, 0, 1)])
     def test_results_gradients_and_statistics(self, dtype, shape, relu, added, batches):
         features, sent, shortcut = (spread_map(*shape, seed=seed, dtype=dtype) for seed in range(3))
         shortcut = shortcut if added else None
@@ -100,6 +102,19 @@ class TestNorm:
             scale = theirs.double().abs().mean().item() + 1
             torch.testing.assert_close(mine.double(), theirs.double(), rtol=near, atol=10 * near * scale)
 
+    @pytest.mark.parametrize("precision", [None, torch.bfloat16], ids=["fp32", "bf16"])
+    def test_a_frozen_trunk_is_the_trunk_in_evaluation(self, precision):
+        torch.manual_seed(0)
+        trunk = Trunk(TrunkSettings(depth=50, width=0.25)).to(GPU, memory_format=torch.channels_last)
+        images = draw(8, 3, 96, 96, seed=0).to(GPU, memory_format=torch.channels_last)
+        trunk.train()(images)  # statistics of its own
+        exact = copy.deepcopy(trunk).eval().double()(images.double())
+        with torch.autocast("cuda", precision or torch.bfloat16, enabled=precision is not None):
+            found = Frozen(trunk.eval())(images)
+        for mine, theirs in zip(found, exact, strict=True):
+            assert mine.dtype == (precision or torch.float32)
+            assert ((mine - theirs).norm() / theirs.norm()).item() < (5e-2 if precision else 1e-4)
+
     def test_what_is_no_number_stays_none(self):
         features = spread_map(4, 8, 3, 3, seed=0, dtype=torch.bfloat16)
         features[1, 3, 0, 0] = torch.nan
@@ -116,9 +131,9 @@ class TestNorm:
             patch.setenv("LEAD_RAY_TRITON", "0")
             expected = [torch.cat(parts) for parts in zip(*(apart(half) for half in images.chunk(2)), strict=True)]
         for mine, theirs in zip(found, expected, strict=True):
-            assert ((mine - theirs).norm() / theirs.norm()).item() < 2e-2  # convolutions are TF32's
+            assert ((mine - theirs).norm() / theirs.norm()).item() < 1e-4
         for mine, theirs in zip(together.buffers(), apart.buffers(), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=2e-3)
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -224,10 +239,12 @@ class TestRecording:
             assert metrics.keys() == known.keys()
             for key, value in known.items():
                 torch.testing.assert_close(metrics[key].detach(), value, rtol=1e-3, atol=1e-3)
-            pairs = zip(plain.named_parameters(), replayed.parameters(), strict=True)
-            for (key, theirs), mine in ((named, mine) for named, mine in pairs if mine.requires_grad):
-                apart = (mine.grad / 3 - theirs.grad).norm() / (theirs.grad.norm() + 1e-6)
-                assert apart.item() < (0.1 if precision == torch.bfloat16 else 1e-2), key
+            pairs = list(zip(plain.named_parameters(), replayed.parameters(), strict=True))
+            pairs = [(key, mine.grad / 3, theirs.grad) for (key, theirs), mine in pairs if mine.requires_grad]
+            largest = max(theirs.norm() for _, _, theirs in pairs)
+            near = 0.1 if precision == torch.bfloat16 else 1e-2
+            for key, mine, theirs in pairs:  # a bias before a norm has no gradient but rounding
+                assert (mine - theirs).norm() < near * theirs.norm() + 0.1 * near * largest, key
             for (key, theirs), mine in zip(plain.named_buffers(), replayed.buffers(), strict=True):
                 torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-3, msg=key)
 
@@ -300,7 +317,7 @@ class TestRuns:
         firsts, seconds = zip(*found.values(), strict=True)
         curves = [[line["loss"] for line in run.metrics()] for run in firsts]
         # BYOL's rounding grows a hundredfold a step: only the beginning can be compared.
-        assert curves[1][0] == pytest.approx(curves[0][0], abs=0.05) and len(curves[1]) == len(curves[0])
+        assert curves[1][0] == pytest.approx(curves[0][0], abs=0.02) and len(curves[1]) == len(curves[0])
         curves = [[line["loss"] for line in run.metrics()] for run in seconds]
         assert curves[1] == pytest.approx(curves[0], abs=0.02)
         known, mine = (load_file(run.path / "encoder.safetensors") for run in seconds)

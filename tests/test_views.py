@@ -245,7 +245,9 @@ class TestOnGpu:
     def test_renders_what_a_cpu_does(self):
         images = random_bytes(12, 50, 60)
         parameters = views.draw(NO_SOLARISE, 12, (50, 60), 0, generator())
-        close(views.whole_view(images, parameters, 32), views.render(images, parameters, 32), 2e-4)
+        close(views.whole_view(images, parameters.packed(), 32), views.render(images, parameters, 32), 2e-4)
+        for there, here in zip(views.ViewParameters.unpacked(parameters.packed()), parameters, strict=True):
+            assert there.dtype == here.dtype and torch.equal(there, here)
 
 
 class TestCropBoxes:

@@ -38,6 +38,18 @@ class ViewParameters(NamedTuple):
         """The parameters of some of the images."""
         return ViewParameters(*(field[index] for field in self))
 
+    def packed(self) -> Float[Tensor, "n 17"]:
+        """All of it in one table, for one way to a GPU: numbers of pixels are whole in single precision, too."""
+        return torch.cat([field.float().reshape(len(field), -1) for field in self], dim=1)
+
+    @classmethod
+    def unpacked(cls, table: Float[Tensor, "n 17"]) -> "ViewParameters":
+        """What was packed()."""
+        box, flip, order, factors, jitter, grey, sigma, solarise = table.split([4, 1, 4, 4, 1, 1, 1, 1], dim=1)
+        flags = (flag[:, 0] > 0 for flag in (flip, jitter, grey, solarise))
+        flip, jitter, grey, solarise = flags
+        return cls(box.long(), flip, order.long(), factors, jitter, grey, sigma[:, 0], solarise)
+
 
 def apply(images: UInt8[Tensor, "n 3 h w"], parameters: ViewParameters, size: int) -> Float[Tensor, "n 3 size size"]:
     """Augmented views in [0, 1], not yet normalised; on the images' device."""

@@ -104,13 +104,13 @@ def _crop_boxes(settings: ViewSettings, n: int, image_size: tuple[int, int], gen
     return torch.stack([top, left, h, w], dim=1)
 
 
-def whole_view(images: Tensor, parameters: ViewParameters, size: int) -> Tensor:
-    """Augmented and normalised, in operations whose shapes are always the same."""
-    return augment.normalise(augment.apply_to_all(images, parameters, size))
+def whole_view(images: Tensor, packed: Tensor, size: int) -> Tensor:
+    """Augmented and normalised, in operations whose shapes are always the same, from ViewParameters.packed()."""
+    return augment.normalise(augment.apply_to_all(images, ViewParameters.unpacked(packed), size))
 
 
 @cache
-def _on_gpu(compiled: bool) -> Callable[[Tensor, ViewParameters, int], Tensor]:
+def _on_gpu(compiled: bool) -> Callable[[Tensor, Tensor, int], Tensor]:
     if not compiled:
         return whole_view
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # pixels are resampled in single precision
@@ -122,8 +122,7 @@ def render(images: UInt8[Tensor, "n 3 h w"], parameters: ViewParameters, size: i
     if images.device.type == "cpu":
         return augment_cpu.apply(images, parameters, size, FACE_MEAN, FACE_STD)
     if images.device.type == "cuda":
-        there = ViewParameters(*(sent(field, images.device) for field in parameters))
-        return _on_gpu(has_triton())(images, there, size)
+        return _on_gpu(has_triton())(images, sent(parameters.packed(), images.device), size)
     return augment.normalise(augment.apply(images, parameters, size))
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,10 +68,16 @@ def _resized(level: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 class GroupNorm(nn.GroupNorm):
-    """In its weights' precision, as autocast has it on GPUs; a CPU's kernel for half takes three times as long."""
+    """In its weights' precision, as autocast has it on GPUs; a CPU's kernel for half takes three times as long.
+
+    The layout of the input stays: on GPUs torch's forgets that channels are last, and what resizes such maps then takes
+    a hundred times as long.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.to(self.weight.dtype)).to(input.dtype)
+        found = super().forward(input.to(self.weight.dtype)).to(input.dtype)
+        last = input.is_contiguous(memory_format=torch.channels_last)
+        return found.contiguous(memory_format=torch.channels_last) if last else found
 
 
 def _block(channels: int, out: int) -> nn.Sequential:

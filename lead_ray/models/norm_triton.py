@@ -23,8 +23,8 @@ SHARES = 256
 """Parts at most of a batch's rows, whose sums one program joins."""
 TILE_ROWS, TILE_CHANNELS = 32, 64
 """Of what is read at a time for a result."""
-SUM_ROWS, SUM_WARPS = 64, 8
-"""Of what is read at a time for sums, and by how many warps: more is under way at once."""
+AT_ONCE = 4
+"""Tiles that are asked for together where sums are made: memory is far away."""
 JOINED = 8
 """Channels whose shares one program joins."""
 
@@ -69,12 +69,47 @@ def fused(
     return _Normed.apply(features, norm.weight, norm.bias, shortcut, relu, norm.eps, norm.momentum, batches, running)
 
 
+def frozen_usable(norm: nn.Module, features: Tensor, shortcut: Tensor | None) -> bool:
+    """Whether frozen() serves these on a GPU: in evaluation, without gradients."""
+    return (
+        features.device.type == "cuda"
+        and not torch.is_grad_enabled()
+        and type(norm) is nn.BatchNorm2d
+        and not norm.training
+        and norm.affine
+        and norm.running_mean is not None
+        and norm.weight.dtype == torch.float32
+        and not (norm._forward_hooks or norm._forward_pre_hooks)
+        and features.dtype in (torch.bfloat16, torch.float16, torch.float32)
+        and features.is_contiguous(memory_format=torch.channels_last)
+        and (shortcut is None or (shortcut.dtype == features.dtype and shortcut.shape == features.shape))
+        and has_triton()
+    )
+
+
+def frozen(
+    norm: nn.BatchNorm2d, features: Float[Tensor, "b c h w"], shortcut: Float[Tensor, "b c h w"] | None, relu: bool
+) -> Float[Tensor, "b c h w"]:
+    """relu(norm(features) + shortcut) in evaluation, in one pass; no gradients."""
+    plan, added = _Plan(features, 1), shortcut is not None
+    if added:
+        shortcut = shortcut.contiguous(memory_format=torch.channels_last)
+    result = torch.empty_like(features)
+    _frozen_kernel[plan.all](
+        features, shortcut if added else features, result, norm.weight, norm.bias, norm.running_mean,
+        norm.running_var, norm.eps, plan.rows, plan.channels, ADDED=added, RELU=relu, **plan.tiles,
+    )  # fmt: skip
+    return result
+
+
 class _Normed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features, weight, bias, shortcut, relu, eps, momentum, batches, running):
         plan = _Plan(features, batches)
         moments = plan.empty(2, batches, plan.shares, plan.channels)
-        _moments_kernel[plan.sums](features, *moments, plan.rows, plan.channels, plan.share, **plan.sum_tiles)
+        _moments_kernel[plan.sums](
+            features, *moments, plan.rows, plan.channels, plan.share, **plan.tiles, AT_ONCE=AT_ONCE
+        )
         found = plan.empty(4, batches, plan.channels)
         _join_moments_kernel[plan.joins](
             *moments, weight, bias, *running, *found, plan.rows, plan.channels, plan.share, plan.shares, eps, momentum,
@@ -104,7 +139,7 @@ class _Normed(torch.autograd.Function):
         how = {"ADDED": ctx.added, "RELU": ctx.relu}
         _slopes_kernel[plan.sums](
             features, gradient, result, passed, *slopes, mean, scale, shift, plan.rows, plan.channels, plan.share,
-            **how, **plan.sum_tiles,
+            **how, **plan.tiles, AT_ONCE=AT_ONCE // 2,
         )  # fmt: skip
         of_weight, of_bias = plan.empty(2, plan.channels)
         factors = plan.empty(2, batches, plan.channels)
@@ -127,11 +162,10 @@ class _Plan:
         self.device, self.channels = features.device, features.shape[1]
         self.rows = features.numel() // self.channels // batches
         across = triton.cdiv(self.channels, TILE_CHANNELS)
-        wanted = min(SHARES, triton.cdiv(PROGRAMS, across * batches), triton.cdiv(self.rows, 2 * SUM_ROWS))
-        self.share = SUM_ROWS * triton.cdiv(triton.cdiv(self.rows, wanted), SUM_ROWS)
+        wanted = min(SHARES, triton.cdiv(PROGRAMS, across * batches), triton.cdiv(self.rows, 2 * TILE_ROWS))
+        self.share = TILE_ROWS * triton.cdiv(triton.cdiv(self.rows, wanted), TILE_ROWS)
         self.shares = triton.cdiv(self.rows, self.share)
         self.tiles = {"ROWS": TILE_ROWS, "CHANNELS": TILE_CHANNELS}
-        self.sum_tiles = {"ROWS": SUM_ROWS, "CHANNELS": TILE_CHANNELS, "num_warps": SUM_WARPS}
         self.sums = across, self.shares, batches
         self.joins = (triton.cdiv(self.channels, JOINED),)
         self.all = triton.cdiv(self.rows, TILE_ROWS), across, batches
@@ -141,7 +175,7 @@ class _Plan:
 
 
 @kernel
-def _moments_kernel(x, means, squares, rows, channels, share, ROWS: constexpr, CHANNELS: constexpr):
+def _moments_kernel(x, means, squares, rows, channels, share, ROWS: constexpr, CHANNELS: constexpr, AT_ONCE: constexpr):
     """Of a share of a batch's rows: the mean, and the sum of squared distances from it."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     part, batch = tl.program_id(1), tl.program_id(2)
@@ -155,14 +189,15 @@ def _moments_kernel(x, means, squares, rows, channels, share, ROWS: constexpr, C
     near = tl.sum(first, 0) / tl.minimum(end - begin, ROWS).to(tl.float32)
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
     square = tl.zeros((ROWS, CHANNELS), tl.float32)
-    for start in range(begin, end, ROWS):
-        row = start + tl.arange(0, ROWS)
-        mask = (row < end)[:, None] & known[None, :]
-        place = row[:, None].to(tl.int64) * channels + channel[None, :]
-        value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
-        apart = tl.where(mask, value - near[None, :], 0.0)
-        total += apart
-        square += apart * apart
+    for start in range(begin, end, AT_ONCE * ROWS):
+        for number in tl.static_range(AT_ONCE):
+            row = start + number * ROWS + tl.arange(0, ROWS)
+            mask = (row < end)[:, None] & known[None, :]
+            place = row[:, None].to(tl.int64) * channels + channel[None, :]
+            value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+            apart = tl.where(mask, value - near[None, :], 0.0)
+            total += apart
+            square += apart * apart
     count = (end - begin).to(tl.float32)
     away = tl.sum(total, 0) / count
     found = (batch * tl.num_programs(1) + part) * channels + channel
@@ -229,9 +264,31 @@ def _apply_kernel(
 
 
 @kernel
+def _frozen_kernel(
+    x, other, y, weight, bias, mean, variance, eps, rows, channels,
+    ADDED: constexpr, RELU: constexpr, ROWS: constexpr, CHANNELS: constexpr,
+):  # fmt: skip
+    """relu(norm(x) + other) of some rows, from running statistics."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    known = channel < channels
+    mask = (row < rows)[:, None] & known[None, :]
+    place = row[:, None].to(tl.int64) * channels + channel[None, :]
+    factor = tl.load(weight + channel, mask=known, other=0.0)
+    factor /= tl.sqrt(tl.load(variance + channel, mask=known, other=1.0) + eps)
+    offset = tl.load(bias + channel, mask=known, other=0.0) - factor * tl.load(mean + channel, mask=known, other=0.0)
+    value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32) * factor[None, :] + offset[None, :]
+    if ADDED:
+        value += tl.load(other + place, mask=mask, other=0.0).to(tl.float32)
+    if RELU:
+        value = tl.where(value < 0, 0.0, value)
+    tl.store(y + place, value.to(y.dtype.element_ty), mask=mask)
+
+
+@kernel
 def _slopes_kernel(
     x, gradient, result, passed, totals, slopes, mean, scale, shift, rows, channels, share,
-    ADDED: constexpr, RELU: constexpr, ROWS: constexpr, CHANNELS: constexpr,
+    ADDED: constexpr, RELU: constexpr, ROWS: constexpr, CHANNELS: constexpr, AT_ONCE: constexpr,
 ):  # fmt: skip
     """Of a share of a batch's rows: sums of gradients past the ReLU, and of those times distances from the mean."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
@@ -245,22 +302,23 @@ def _slopes_kernel(
     offset = tl.load(shift + of_batch, mask=known, other=0.0)
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
     slope = tl.zeros((ROWS, CHANNELS), tl.float32)
-    for start in range(begin, end, ROWS):
-        row = start + tl.arange(0, ROWS)
-        mask = (row < end)[:, None] & known[None, :]
-        place = (batch.to(tl.int64) * rows + row)[:, None] * channels + channel[None, :]
-        value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
-        slanted = tl.load(gradient + place, mask=mask, other=0.0).to(tl.float32)
-        if RELU:
-            if ADDED:
-                open = tl.load(result + place, mask=mask, other=0.0).to(tl.float32)
-            else:
-                open = value * factor[None, :] + offset[None, :]
-            slanted = tl.where(open > 0, slanted, 0.0)
-            if ADDED:  # the shortcut's gradient, too
-                tl.store(passed + place, slanted.to(passed.dtype.element_ty), mask=mask)
-        total += slanted
-        slope += tl.where(mask, slanted * (value - centre[None, :]), 0.0)
+    for start in range(begin, end, AT_ONCE * ROWS):
+        for number in tl.static_range(AT_ONCE):
+            row = start + number * ROWS + tl.arange(0, ROWS)
+            mask = (row < end)[:, None] & known[None, :]
+            place = (batch.to(tl.int64) * rows + row)[:, None] * channels + channel[None, :]
+            value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+            slanted = tl.load(gradient + place, mask=mask, other=0.0).to(tl.float32)
+            if RELU:
+                if ADDED:
+                    open = tl.load(result + place, mask=mask, other=0.0).to(tl.float32)
+                else:
+                    open = value * factor[None, :] + offset[None, :]
+                slanted = tl.where(open > 0, slanted, 0.0)
+                if ADDED:  # the shortcut's gradient, too
+                    tl.store(passed + place, slanted.to(passed.dtype.element_ty), mask=mask)
+            total += slanted
+            slope += tl.where(mask, slanted * (value - centre[None, :]), 0.0)
     found = (batch * tl.num_programs(1) + part) * channels + channel
     tl.store(totals + found, tl.sum(total, 0), mask=known)
     tl.store(slopes + found, tl.sum(slope, 0), mask=known)

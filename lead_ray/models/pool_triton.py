@@ -36,7 +36,8 @@ class _Pooled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features):
         b, c, h, w = features.shape
-        result = features.new_empty(b, c, (h + 1) // 2, (w + 1) // 2).contiguous(memory_format=torch.channels_last)
+        half = b, c, (h + 1) // 2, (w + 1) // 2
+        result = torch.empty(half, dtype=features.dtype, device=features.device, memory_format=torch.channels_last)
         places = torch.empty_like(result, dtype=torch.uint8)
         rows = result.numel() // c
         grid = triton.cdiv(rows, TILE["ROWS"]), triton.cdiv(c, TILE["CHANNELS"])
@@ -51,7 +52,9 @@ class _Pooled(torch.autograd.Function):
         (places,) = ctx.saved_tensors
         b, c, h, w = ctx.shape
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        back = gradient.new_empty(b, c, h, w).contiguous(memory_format=torch.channels_last)
+        back = torch.empty(
+            (b, c, h, w), dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last
+        )
         rows = b * h * w
         grid = triton.cdiv(rows, TILE["ROWS"]), triton.cdiv(c, TILE["CHANNELS"])
         _unpool_kernel[grid](gradient, places, back, rows, h, w, *places.shape[2:], c, **TILE)

@@ -143,17 +143,19 @@ def normed(
     Args:
         batches: equal parts of the features, one after another, each of which is normalised by itself in training.
     """
-    if norm.training and not torch.compiler.is_compiling():
-        if features.device.type == "cuda":
-            from lead_ray.models import norm_triton
+    kind = "" if torch.compiler.is_compiling() else features.device.type
+    if kind == "cuda":
+        from lead_ray.models import norm_triton
 
-            if norm_triton.usable(norm, features, shortcut, batches):
-                return norm_triton.fused(norm, features, shortcut, relu, batches)
-        elif features.device.type == "cpu" and batches == 1:
-            from lead_ray.models import norm_cpu
+        if norm_triton.usable(norm, features, shortcut, batches):
+            return norm_triton.fused(norm, features, shortcut, relu, batches)
+        if norm_triton.frozen_usable(norm, features, shortcut):
+            return norm_triton.frozen(norm, features, shortcut, relu)
+    if kind == "cpu" and norm.training and batches == 1:
+        from lead_ray.models import norm_cpu
 
-            if norm_cpu.usable(norm, features, shortcut):
-                return norm_cpu.fused(norm, features, shortcut, relu)
+        if norm_cpu.usable(norm, features, shortcut):
+            return norm_cpu.fused(norm, features, shortcut, relu)
     if norm.training and batches > 1:
         features = torch.cat([norm(batch) for batch in features.chunk(batches)])
     else:
