@@ -29,7 +29,7 @@ class Bench:
 
     device: str = "auto"
     threads: int = 1
-    """Of torch on a CPU: 1 makes milliseconds core-milliseconds."""
+    """Of torch on a CPU: 1 makes milliseconds core-milliseconds, and is what a GPU's host trains with."""
     rounds: int = 10
     """Times that every candidate is called."""
     out: Path | None = None
@@ -38,8 +38,8 @@ class Bench:
     def start(self) -> torch.device:
         """Threads, memory and random numbers as a training run has them."""
         device = pick_device(self.device)
+        torch.set_num_threads(self.threads)
         if device.type == "cpu":
-            torch.set_num_threads(self.threads)
             keep_freed_memory()
         torch.manual_seed(0)
         return device
