@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,10 +50,13 @@ SMALL = TrunkSettings(depth=18, width=0.25)
 
 
 @pytest.fixture(autouse=True)
-def unhindered(unchecked, monkeypatch):
+def unhindered(unchecked, monkeypatch) -> Iterator[None]:
     """Without type checks, which torch's compiler stumbles over; convolutions in single precision, always the same."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    yield
+    convolutions.fp32_precision = before
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -291,7 +295,7 @@ def data(tmp_path_factory) -> Path:
 
 
 COMMON = {
-    "views": ViewSettings(size=32),
+    "views": ViewSettings(size=96),  # of smaller ones, the decoder's norms would blow up rounding
     "optim": Optim(lr=0.05, batch_size=16, steps=8),
     "precision": "fp32",
     "report_every": 2,
@@ -306,7 +310,7 @@ class TestRuns:
     @pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "no graphs"])
     def test_both_stages_are_a_cpus(self, data, tmp_path, ingest, graphs):
         heads = {"trunk": TrunkSettings(depth=18, width=0.125), "objective": ByolSettings(hidden=32, dim=16)}
-        objective = AlignSettings(projector=32, fpn=FpnSettings(dim=8, lateral=16, branch=32))
+        objective = AlignSettings(projector=32, fpn=FpnSettings(dim=8, lateral=16, branch=128))
         found = {}
         for device in BOTH:
             common = {"data": data, "out": tmp_path / device, "device": device, "cuda_graphs": graphs}
@@ -318,8 +322,9 @@ class TestRuns:
         curves = [[line["loss"] for line in run.metrics()] for run in firsts]
         # BYOL's rounding grows a hundredfold a step: only the beginning can be compared.
         assert curves[1][0] == pytest.approx(curves[0][0], abs=0.02) and len(curves[1]) == len(curves[0])
-        curves = [[line["loss"] for line in run.metrics()] for run in seconds]
-        assert curves[1] == pytest.approx(curves[0], abs=0.02)
+        for name in ("loss", "teacher_entropy"):
+            curves = [[line[name] for line in run.metrics()] for run in seconds]
+            assert curves[1] == pytest.approx(curves[0], abs=5e-3), name
         known, mine = (load_file(run.path / "encoder.safetensors") for run in seconds)
         for name, value in known.items():
             if value.is_floating_point():

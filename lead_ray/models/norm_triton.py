@@ -20,7 +20,8 @@ from lead_ray.triton_code import constexpr, kernel, tl, triton
 PROGRAMS = 1024
 """About as many work on a map's sums: eight for each of a large GPU's multiprocessors."""
 SHARES = 256
-"""Parts at most of a batch's rows, whose sums one program joins."""
+"""Parts at most of a batch's rows, whose sums one program joins; one number for all maps, or each would be compiled
+for anew."""
 TILE_ROWS, TILE_CHANNELS = 32, 64
 """Of what is read at a time for a result."""
 AT_ONCE = 4
@@ -113,7 +114,7 @@ class _Normed(torch.autograd.Function):
         found = plan.empty(4, batches, plan.channels)
         _join_moments_kernel[plan.joins](
             *moments, weight, bias, *running, *found, plan.rows, plan.channels, plan.share, plan.shares, eps, momentum,
-            BATCHES=batches, SHARES=triton.next_power_of_2(plan.shares), CHANNELS=JOINED,
+            BATCHES=batches, SHARES=SHARES, CHANNELS=JOINED,
         )  # fmt: skip
         mean, inverse, scale, shift = found
         if shortcut is not None:
@@ -145,7 +146,7 @@ class _Normed(torch.autograd.Function):
         factors = plan.empty(2, batches, plan.channels)
         _join_slopes_kernel[plan.joins](
             *slopes, inverse, scale, of_weight, of_bias, *factors, plan.rows, plan.channels, plan.shares,
-            BATCHES=batches, SHARES=triton.next_power_of_2(plan.shares), CHANNELS=JOINED,
+            BATCHES=batches, SHARES=SHARES, CHANNELS=JOINED,
         )  # fmt: skip
         back = torch.empty_like(features)
         _gradient_kernel[plan.all](
