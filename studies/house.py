@@ -14,7 +14,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from lead_ray.artefacts import write_json
+from lead_ray.artefacts import read_json, write_json
 from lead_ray.dense import Dense
 from lead_ray.errors import for_people
 from lead_ray.evaluate import Evaluate, Features, evaluate, numbers
@@ -114,14 +114,20 @@ def make_table(found: dict[str, dict[str, Any]]) -> Table:
     return Table("CelebA's faces, AFLW's landmarks", columns, rows)
 
 
+def trained(path: Path) -> dict[str, Any]:
+    """How a run was trained, on what, and how fast at its end."""
+    card, result = weights.read_card(path).trained, read_json(path / "result.json")
+    where = read_json(path / "env.json")
+    told = {key: card[key] for key in ("run", "images", "steps", "batch_size", "precision")}
+    spent = {key: result[key] for key in ("seconds", "images_per_second")}
+    return told | spent | {"on": where["gpus"] or [where["processor"]], "versions": where["versions"]}
+
+
 def main(study: Study) -> None:
     stage1, stage2 = train(study)
     found = measure(study, stage1, stage2)
     table = make_table(found)
-    trained = {
-        name: {key: weights.read_card(path).trained[key] for key in ("run", "images", "steps", "batch_size")}
-        for name, path in (("stage 1", stage1), ("stage 2", stage2))
-    }
+    runs = {name: trained(path) for name, path in (("stage 1", stage1), ("stage 2", stage2))}
     kept = {
         name: {
             task: {key: value for key, value in numbers(result).items() if key != "runs"}
@@ -129,7 +135,7 @@ def main(study: Study) -> None:
         }
         for name, results in found.items()
     }
-    write_json(study.results.with_suffix(".json"), {"found": kept, "trained": trained, "hardware": environment()})
+    write_json(study.results.with_suffix(".json"), {"found": kept, "trained": runs, "hardware": environment()})
     study.results.with_suffix(".md").write_text(table.markdown())
     Console().print(table.rich())
 

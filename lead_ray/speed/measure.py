@@ -64,7 +64,7 @@ def compare(candidates: Sequence[Candidate], *, images: int, rounds: int, device
     seconds: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
     for _ in range(rounds):
         for candidate in candidates:
-            seconds[candidate.name].append(timed(candidate.call, device))
+            seconds[candidate.name].append(timed(candidate.call, device, several(device)))
     peaks = {
         precision: peak_flops(precision, device)
         for precision in {candidate.precision for candidate in candidates if candidate.precision}
@@ -90,17 +90,18 @@ def compare(candidates: Sequence[Candidate], *, images: int, rounds: int, device
 
 
 def several(device: torch.device) -> int:
-    """How often work is done in one call: on a GPU so often that the host runs ahead, as it does in training."""
-    return 5 if device.type == "cuda" else 1
+    """Calls that are timed together: on a GPU so many that its host runs ahead, as it does in training."""
+    return 10 if device.type == "cuda" else 1
 
 
-def timed(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call, its work on the device included."""
+def timed(call: Callable[[], Any], device: torch.device, times: int = 1) -> float:
+    """Seconds of one call of so many, its work on the device included."""
     synchronise(device)
     started = time.perf_counter()
-    call()
+    for _ in range(times):
+        call()
     synchronise(device)
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / times
 
 
 def synchronise(device: torch.device) -> None:
@@ -122,7 +123,7 @@ def peak_flops(precision: torch.dtype, device: torch.device, *, seconds: float =
     a @ b
     times, until = [], time.perf_counter() + seconds
     while time.perf_counter() < until:
-        times.append(timed(lambda: [a @ b for _ in range(several(device))], device) / several(device))
+        times.append(timed(lambda: a @ b, device, several(device)))
     return 2 * side**3 / min(times)
 
 

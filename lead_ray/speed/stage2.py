@@ -18,7 +18,7 @@ from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives.blocked import blocked_alignment
 from lead_ray.recording import recorded, unrecorded
-from lead_ray.speed.measure import Candidate, Measured, compare, report, several
+from lead_ray.speed.measure import Candidate, Measured, compare, report
 from lead_ray.speed.steps import Bench
 from lead_ray.train import Optim
 
@@ -99,7 +99,7 @@ class Stage2(Bench):
             candidates += [self.step(Align, quickest, device, how) for how in hows]
             what = "step"
         with quickest_convolutions():
-            found = compare(candidates, images=self.batch * several(device), rounds=self.rounds, device=device)
+            found = compare(candidates, images=self.batch, rounds=self.rounds, device=device)
         title = (
             f"stage 2, {what}: ResNet-{self.trunk.depth} x {self.trunk.width:g}, {self.batch} pairs of {self.size} px"
         )
@@ -124,8 +124,7 @@ class Stage2(Bench):
         network = train.compiled(learner, device) if how == "compiled" else learner
 
         def call() -> None:
-            for _ in range(several(device)):
-                train.train_step(network, optimizer, views, precision)
+            train.train_step(network, optimizer, views, precision)
 
         def counted() -> None:
             with unrecorded(learner):
@@ -155,18 +154,16 @@ class Stage2(Bench):
         settings = self.objective
 
         def naive() -> None:
-            for _ in range(several(device)):
-                naive_alignment(*blocks, *(each.detach().requires_grad_() for each in maps), settings).backward()
+            naive_alignment(*blocks, *(each.detach().requires_grad_() for each in maps), settings).backward()
 
         def ours() -> None:
-            for _ in range(several(device)):
-                loss, _ = blocked_alignment(
-                    *blocks,
-                    *(each.detach().requires_grad_() for each in maps),
-                    temperature=settings.temperature,
-                    teacher_temperature=settings.teacher_temperature,
-                    normalisation=settings.teacher,
-                )
-                loss.backward()
+            loss, _ = blocked_alignment(
+                *blocks,
+                *(each.detach().requires_grad_() for each in maps),
+                temperature=settings.temperature,
+                teacher_temperature=settings.teacher_temperature,
+                normalisation=settings.teacher,
+            )
+            loss.backward()
 
         return [Candidate(name="naive", call=naive), Candidate(name="lead_ray", call=ours)]

@@ -18,7 +18,7 @@ from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
 from lead_ray.recording import recorded, unrecorded
 from lead_ray.speed import peers, solo_learn
-from lead_ray.speed.measure import Candidate, Measured, compare, report, several
+from lead_ray.speed.measure import Candidate, Measured, compare, report
 from lead_ray.stage import pick_device
 from lead_ray.train import Optim
 
@@ -90,17 +90,16 @@ class Views(Bench):
                 candidates.append(Candidate(name=name, call=partial(transform, pil)))
 
         def batched() -> None:
-            for view in (0, 1) * several(device):
+            for view in (0, 1):
                 drawn = views.draw(self.views, self.batch, tuple(images.shape[2:]), view, generator)
                 augment.normalise(augment.apply(images, drawn, self.views.size))
 
         def fast() -> None:
-            for _ in range(several(device)):
-                views.two_views(images, images, self.views, total=self.batch, rows=rows, generator=generator)
+            views.two_views(images, images, self.views, total=self.batch, rows=rows, generator=generator)
 
         candidates.append(Candidate(name="lead_ray, torch alone", call=batched))
         candidates.append(Candidate(name="lead_ray", call=fast, traced=device.type != "cpu"))
-        found = compare(candidates, images=self.batch * several(device), rounds=self.rounds, device=device)
+        found = compare(candidates, images=self.batch, rounds=self.rounds, device=device)
         report(f"two {self.views.size} px views of an image", found, self.out, self)
         return found
 
@@ -129,7 +128,7 @@ class Step(Bench):
         hows = ["eager", *["graphs"] * (device.type == "cuda"), *["compiled"] * self.compile]
         candidates += [self.ours(images, device, precision, how) for how in hows for precision in precisions]
         with quickest_convolutions():
-            found = compare(candidates, images=self.batch * several(device), rounds=self.rounds, device=device)
+            found = compare(candidates, images=self.batch, rounds=self.rounds, device=device)
         report(f"BYOL, ResNet-{self.depth}, {self.views.size} px, batch {self.batch}", found, self.out, self)
         return found
 
@@ -146,24 +145,16 @@ class Step(Bench):
         pixels = images.cpu()
         views = self.given(images, lambda: peers.torchvision_views(pixels, self.views))
 
-        def call() -> None:
-            for _ in range(several(device)):
-                step(*views())
-
         made = "torchvision v2" if device.type == "cpu" else "views given"
-        return Candidate(name=f"plain torch, {made}, fp32", call=call, precision=torch.float32)
+        return Candidate(name=f"plain torch, {made}, fp32", call=lambda: step(*views()), precision=torch.float32)
 
     def peer(self, images: Tensor, device: torch.device, peer: Peer, way: peers.Way) -> Candidate:
         step = peer.step(self.depth, self.objective, self.optim.lr, device, way)
         transform, pil = peer.views(self.views), peers.as_pil(images.cpu())
         views = self.given(images, lambda: transform(pil))
 
-        def call() -> None:
-            for _ in range(several(device)):
-                step(*views())
-
         name = f"{peer.name}, {way.name}" + ", views given" * (device.type == "cuda")
-        return Candidate(name=name, call=call, precision=way.precision)
+        return Candidate(name=name, call=lambda: step(*views()), precision=way.precision)
 
     def ours(
         self, images: Tensor, device: torch.device, precision: torch.dtype, how: Literal["eager", "graphs", "compiled"]
@@ -183,9 +174,8 @@ class Step(Bench):
         network = train.compiled(learner, device) if how == "compiled" else learner
 
         def call() -> None:
-            for _ in range(several(device)):
-                train.train_step(network, optimizer, two(), precision)
-                learner.after_step(0.5)
+            train.train_step(network, optimizer, two(), precision)
+            learner.after_step(0.5)
 
         def counted() -> None:
             with unrecorded(learner):
