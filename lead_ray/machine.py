@@ -26,6 +26,19 @@ def has_triton() -> bool:
     return os.environ.get("LEAD_RAY_TRITON", "1") != "0" and find_spec("triton") is not None
 
 
+@contextmanager
+def without_triton() -> Iterator[None]:
+    """torch's own kernels for a while, in this process: what others are compared with."""
+    before = os.environ.get("LEAD_RAY_TRITON")
+    os.environ["LEAD_RAY_TRITON"] = "0"
+    try:
+        yield
+    finally:
+        del os.environ["LEAD_RAY_TRITON"]
+        if before is not None:
+            os.environ["LEAD_RAY_TRITON"] = before
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed instead of handing it back to the kernel; nothing where it is not glibc.
 
@@ -110,7 +123,10 @@ def single_thread() -> Iterator[None]:
 
 @contextmanager
 def quickest_convolutions() -> Iterator[None]:
-    """Let cuDNN try its algorithms on every new shape and keep the quickest: shapes of training do not change."""
+    """Let cuDNN try its algorithms on every new shape and keep the quickest: shapes of training do not change.
+
+    Which is the quickest may change from run to run, and with it how sums are rounded.
+    """
     import torch
 
     before = torch.backends.cudnn.benchmark

@@ -52,6 +52,7 @@ class Pretrain(Stage):
 
     @property
     def meets(self) -> bool:
+        """MoCo's do: they deal out images, and gather keys."""
         return super().meets or isinstance(self.objective, MocoSettings)
 
     def matters(self) -> dict:

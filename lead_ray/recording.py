@@ -21,25 +21,40 @@ def recorded(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Record the learner's passes on views like the first ones; the same batches, from that one on.
 
-    From now on the learner may only be called in training, with views of that size. Its parameters, its state dict and
-    who wraps it do not notice.
-    Raises: ValueError when its passes cannot be recorded: they wait for the GPU, or look at its numbers.
+    From now on the learner may only be called in training, with views of that size. Trained parameters may be loaded
+    anew; frozen ones may not, for what is made of them once was recorded. What cannot be recorded, because it waits for
+    the GPU or looks at its numbers, stays as it is, and says so.
     """
     batches = iter(batches)
     first = next(batches)
-    kept = [buffer.clone() for buffer in learner.buffers()]
     try:
-        forward = Recording(learner, first, precision)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the passes of {type(learner).__name__} cannot be recorded as CUDA graphs: use --no-cuda-graphs "
-            f"({str(error).partition(chr(10))[0]})"
-        ) from error
-    with torch.no_grad():
-        for buffer, value in zip(learner.buffers(), kept, strict=True):  # as if there had been no warming up
-            buffer.copy_(value)
-    learner.forward = forward
+        with torch.cuda.device_of(first[0]), _unchanged(learner):
+            learner.forward = Recording(learner, first, precision)
+    except NotRecordable as reason:
+        print(f"{type(learner).__name__}: kernels are started one by one, for CUDA graphs do not take them ({reason})")
     return chain([first], batches)
+
+
+@contextmanager
+def _unchanged(learner: nn.Module) -> Iterator[None]:
+    """What a pass in training leaves in buffers, such as running statistics, is undone. Frozen modules' stay untouched:
+    a write, even of the same, would tell whoever made something of them that it is out of date."""
+    kept = [
+        (buffer, buffer.clone())
+        for module in learner.modules()
+        if module.training
+        for buffer in module.buffers(recurse=False)
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+class NotRecordable(Exception):
+    """With the reason."""
 
 
 @contextmanager
@@ -56,7 +71,9 @@ def unrecorded(learner: nn.Module) -> Iterator[None]:
 class Recording:
     """Takes the place of a learner's forward: views -> metrics, whose loss carries gradients to the parameters.
 
-    What it returns is overwritten by the next call.
+    What it returns is overwritten by the next call, and so are the gradients: each step begins without any, and none
+    are added up over calls.
+    Raises: NotRecordable.
     """
 
     def __init__(self, learner: nn.Module, views: tuple[Tensor, ...], precision: torch.dtype):
@@ -76,11 +93,16 @@ class Recording:
         # Other threads may talk to the GPU meanwhile: they bring images.
         alone = {"capture_error_mode": "thread_local"}
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.forward, **alone), torch.autocast("cuda", precision, **how):
-            metrics = learner(*self.views)
-        self.slope = torch.ones_like(metrics["loss"])
-        with torch.cuda.graph(self.backward, pool=self.forward.pool(), **alone):
-            self.gradients = torch.autograd.grad(metrics["loss"], self.parameters, self.slope)
+        try:
+            with torch.cuda.graph(self.forward, **alone), torch.autocast("cuda", precision, **how):
+                metrics = learner(*self.views)
+            self.slope = torch.ones_like(metrics["loss"])
+            with torch.cuda.graph(self.backward, pool=self.forward.pool(), **alone):
+                self.gradients = torch.autograd.grad(metrics["loss"], self.parameters, self.slope)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise NotRecordable(str(error).partition("\n")[0]) from error
         self.metrics = {name: value.detach() for name, value in metrics.items()}
 
     def __call__(self, *views: Tensor) -> dict[str, Tensor]:

@@ -74,14 +74,14 @@ def _work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) 
     learner.train()
     schedule = stage.schedule()
     batches = feed.Waits(images(first_step))
+    spent = {metrics["step"]: metrics["seconds"] for metrics in folder.metrics()}.get(first_step, 0.0)
+    started = time.perf_counter() - spent
     pairs = view_pairs(stage, batches)
-    if stage.records(worker.device, worker.world):
+    if first_step < schedule.steps and stage.records(worker.device, worker.world):
         pairs = recorded(learner, pairs, precision)
     network = worker.wrap(learner)
     if stage.compile:
         network = train.compiled(network, worker.device)
-    spent = {metrics["step"]: metrics["seconds"] for metrics in folder.metrics()}.get(first_step, 0.0)
-    started = time.perf_counter() - spent
     heard: Notice | None = None
 
     def noticed(step: int) -> bool:

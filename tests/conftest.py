@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import subprocess
 import sys
 
 # Threads that wait sleep, here and in every process that tests start: spinning, two on a busy core take many times as
@@ -48,6 +49,24 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def interpreted() -> Callable[[str], list[str]]:
+    """interpreted(name) -> words that tests/interpreted_<name>.py prints, under Triton's interpreter on a CPU.
+
+    In a process of its own: Triton decides at its import whether it interprets.
+    """
+    pytest.importorskip("triton", reason="triton is not installed: it comes with torch on Linux")
+
+    def run(name: str) -> list[str]:
+        script = Path(__file__).parent / f"interpreted_{name}.py"
+        environment = os.environ | {"TRITON_INTERPRET": "1"}
+        done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    return run
 
 
 @pytest.fixture

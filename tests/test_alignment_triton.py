@@ -1,11 +1,5 @@
 """The Triton kernels, under Triton's interpreter on a CPU: equal to the block-by-block form and to whole matrices."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
 import torch
 from torch import Tensor
 
@@ -14,14 +8,8 @@ from lead_ray.objectives import alignment_triton
 from lead_ray.objectives.blocked import blocked_alignment
 
 
-def test_equal_to_both_other_forms():
-    """In a process of its own: Triton decides at its import whether it interprets."""
-    pytest.importorskip("triton", reason="triton is not installed: it comes with torch on Linux")
-    script = Path(__file__).parent / "interpreted_alignment.py"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["8", "21", "one", "side"]
+def test_equal_to_both_other_forms(interpreted):
+    assert interpreted("alignment") == ["8", "21", "one", "side"]
 
 
 def test_gpus_get_them_unless_forbidden(monkeypatch):

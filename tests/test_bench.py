@@ -55,7 +55,7 @@ class TestInstruments:
 
     def test_ratio_is_taken_round_by_round(self, monkeypatch):
         taken = iter([2.0, 1.0, 6.0, 2.0, 4.0, 2.0])
-        monkeypatch.setattr(measure, "timed", lambda call, device: next(taken))
+        monkeypatch.setattr(measure, "timed", lambda call, device, times: next(taken))
         candidates = [Candidate(name=name, call=lambda: None) for name in ("slow", "fast")]
         slow, fast = measure.compare(candidates, images=1, rounds=3, device=CPU)
         assert (slow.milliseconds, fast.milliseconds, fast.least) == (4000, 2000, 1000)

@@ -43,7 +43,11 @@ from lead_ray.recording import recorded
 from lead_ray.speed.steps import pictures
 from lead_ray.train import Optim
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("default"),  # of torch's compiler
+]
 GPU = torch.device("cuda")
 BOTH = ("cpu", "cuda")
 SMALL = TrunkSettings(depth=18, width=0.25)
@@ -157,7 +161,7 @@ class TestAlignment:
     """LEAD's alignment by Triton against the block-by-block form in float64 on a CPU."""
 
     @pytest.mark.parametrize("channels", [64, 256, 21])
-    @pytest.mark.parametrize("quick", [False, True], ids=["fp32", "tf32"])
+    @pytest.mark.parametrize("quick", [False, True], ids=["fp32", "bf16"])
     def test_loss_and_gradients(self, channels, quick):
         sizes = ((48, 24), (96, 12), (200, 6))
         blocks = [[draw(3, count, side, side, seed=10 * place + side) for count, side in sizes] for place in (0, 1)]
@@ -274,7 +278,7 @@ class TestRecording:
         finally:
             dist.destroy_process_group()
 
-    def test_what_waits_for_the_gpu_is_refused(self):
+    def test_what_waits_for_the_gpu_is_left_as_it_is(self, capsys):
         class Waits(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -284,9 +288,12 @@ class TestRecording:
                 found = self.layer(a).square().mean()
                 return {"loss": found * (1 if found.item() > 0 else 2)}
 
-        with pytest.raises(ValueError, match=r"the passes of Waits cannot be recorded .* use --no-cuda-graphs"):
-            recorded(Waits().to(GPU), [(torch.ones(2, 4, device=GPU),) * 2], torch.float32)
-        assert torch.ones(2, device=GPU).sum().item() == 2, "the GPU is of use again"
+        learner, pair = Waits().to(GPU), (torch.ones(2, 4, device=GPU),) * 2
+        assert len(list(recorded(learner, [pair, pair], torch.float32))) == 2
+        assert "Waits: kernels are started one by one" in capsys.readouterr().out
+        assert "forward" not in vars(learner)
+        learner(*pair)["loss"].backward()
+        assert learner.layer.weight.grad.isfinite().all(), "the GPU is of use again"
 
 
 @pytest.fixture(scope="module")
@@ -331,8 +338,10 @@ class TestRuns:
                 assert ((mine[name] - value).norm() / (value.norm() + 1e-3)).item() < 0.1, name
 
     def test_an_interrupted_run_goes_on(self, data, tmp_path):
-        heads = {"trunk": TrunkSettings(depth=18, width=0.125), "objective": ByolSettings(hidden=32, dim=16)}
-        stage = Pretrain(data=data, out=tmp_path / "whole", device="cuda", **COMMON, **heads)
+        """In-batch InfoNCE, whose curve rounding does not change: a start with new weights is another one."""
+        heads = {"trunk": TrunkSettings(depth=18, width=0.125), "objective": ContrastSettings(hidden=32, dim=16)}
+        optim = Optim(lr=0.2, batch_size=16, steps=8, warmup_epochs=0)
+        stage = Pretrain(data=data, out=tmp_path / "whole", device="cuda", **COMMON | {"optim": optim}, **heads)
         whole = launch.run(stage)
         again = replace(stage, out=tmp_path / "again")
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -344,11 +353,10 @@ class TestRuns:
             patch.setattr(launch, "show", stopped)
             launch.run(again)
         resumed = launch.run(again)
-        steps = [[line["step"] for line in run.metrics()] for run in (whole, resumed)]
-        assert steps[0] == steps[1] == [2, 4, 6, 8]
-        losses = [[line["loss"] for line in run.metrics()] for run in (whole, resumed)]
-        assert losses[1][0] == pytest.approx(losses[0][0], abs=0.05)
-        assert all(torch.tensor(losses[1]).isfinite())
+        lines = [[(line["step"], line["loss"]) for line in run.metrics()] for run in (whole, resumed)]
+        assert [step for step, _ in lines[1]] == [2, 4, 6, 8]
+        for (_, mine), (_, theirs) in zip(*lines, strict=True):
+            assert mine == pytest.approx(theirs, abs=0.1)
 
     def test_evaluations_are_a_cpus(self, tmp_path):
         sizes = {"images": 60, "identities": 20, "test_share": 0.3, "mafl_train": 24, "mafl_test": 12}

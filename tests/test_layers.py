@@ -29,7 +29,7 @@ INTERFACES = {"__init__", "formats.__init__"}
 
 ALONE = {"geometry": set(), "metrics": set(), "similarity": set(), "progress": set(), "machine": set()} | {
     "machine_code": set(),
-    "triton_code": set(),
+    "triton_code": {"machine"},
     "recording": set(),
     "optimisers": set(),
     "train": {"machine", "optimisers"},

@@ -1,28 +1,20 @@
-"""BatchNorm, shortcut and ReLU as Triton kernels, under Triton's interpreter on a CPU; who gets them."""
+"""BatchNorm, shortcut and ReLU, and max-pooling, as Triton kernels: under Triton's interpreter; who gets them."""
 
 import inspect
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
 
-from lead_ray import machine
-from lead_ray.models import norm_triton
+from lead_ray import machine, triton_code
+from lead_ray.models import norm_triton, pool_triton
 from lead_ray.models.trunk import Trunk, TrunkSettings
 
 
-def test_results_gradients_and_statistics_are_those_of_float64():
-    """In a process of its own: Triton decides at its import whether it interprets."""
-    pytest.importorskip("triton", reason="triton is not installed: it comes with torch on Linux")
-    script = Path(__file__).parent / "interpreted_norm.py"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["equal"]
+@pytest.mark.parametrize("name", ["norm", "pool"])
+def test_results_gradients_and_statistics_are_those_of_float64(interpreted, name):
+    assert interpreted(name) == ["equal"]
 
 
 class OnAGpu:
@@ -41,26 +33,69 @@ class OnAGpu:
         return len(self.map)
 
 
-def test_who_gets_them(monkeypatch):
+@pytest.fixture
+def triton_at_hand(monkeypatch) -> Iterator[None]:
+    """Installed, it seems; and no shape checks around those who are asked: what they are asked of is no tensor."""
     monkeypatch.setattr(machine, "find_spec", lambda name: name == "triton")
+    monkeypatch.setattr(triton_code, "triton", object())
     monkeypatch.setenv("LEAD_RAY_TRITON", "1")
-    plain = torch.zeros(4, 8, 3, 3).contiguous(memory_format=torch.channels_last)
-    usable = inspect.unwrap(norm_triton.usable)  # without shape checks: what is asked is no tensor
-    monkeypatch.setattr(norm_triton, "_known", inspect.unwrap(norm_triton._known))
-    norm, there = nn.BatchNorm2d(8), OnAGpu(plain)
+    for module, names in ((norm_triton, ("usable", "frozen_usable", "_known")), (pool_triton, ("usable",))):
+        for name in names:
+            monkeypatch.setattr(module, name, inspect.unwrap(getattr(module, name)))
+    monkeypatch.setattr(norm_triton, "serves_module", inspect.unwrap(triton_code.serves_module))
+    monkeypatch.setattr(pool_triton, "serves_module", inspect.unwrap(triton_code.serves_module))
+    yield
+
+
+def channels_last(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape).contiguous(memory_format=torch.channels_last)
+
+
+def hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda *_: None)
+    return module
+
+
+def test_who_gets_them_in_training(triton_at_hand, monkeypatch):
+    plain, norm = channels_last(4, 8, 3, 3), nn.BatchNorm2d(8)
+    there, usable = OnAGpu(plain), norm_triton.usable
     assert usable(norm, there, None) and usable(norm, there, plain, 2)
     assert not usable(norm, plain, None), "not on a CPU"
     assert not usable(norm, OnAGpu(plain.contiguous()), None), "not in torch's own layout"
     assert not usable(norm, OnAGpu(plain.double()), None)
     assert not usable(norm, there, None, 3), "no equal parts"
     assert not usable(norm, OnAGpu(plain[:2, :, :1, :1]), None, 2), "a batch of one value"
+    assert not usable(norm, OnAGpu(plain[:0]), None)
     assert not usable(norm, there, plain.half())
     assert not usable(nn.BatchNorm2d(8).eval(), there, None)
     assert not usable(nn.SyncBatchNorm(8), there, None)
     assert not usable(nn.BatchNorm2d(8, affine=False), there, None)
     assert not usable(nn.BatchNorm2d(8, track_running_stats=False), there, None)
+    assert not usable(nn.BatchNorm2d(8, momentum=None), there, None)
+    assert not usable(hooked(nn.BatchNorm2d(8)), there, None)
     monkeypatch.setenv("LEAD_RAY_TRITON", "0")
     assert not usable(norm, there, None)
+
+
+def test_who_gets_them_in_evaluation(triton_at_hand):
+    there, usable, norm = OnAGpu(channels_last(4, 8, 3, 3)), norm_triton.frozen_usable, nn.BatchNorm2d(8).eval()
+    assert not usable(norm, there, None), "gradients may be wanted"
+    with torch.no_grad():
+        assert usable(norm, there, None)
+        assert not usable(nn.BatchNorm2d(8), there, None)
+        assert not usable(nn.BatchNorm2d(8, track_running_stats=False).eval(), there, None)
+        assert not usable(norm, OnAGpu(channels_last(0, 8, 3, 3)), None)
+        assert not usable(hooked(nn.BatchNorm2d(8).eval()), there, None)
+
+
+def test_which_pooling(triton_at_hand, monkeypatch):
+    there, usable = OnAGpu(channels_last(4, 8, 5, 5)), pool_triton.usable
+    assert usable(nn.MaxPool2d(3, stride=2, padding=1), there)
+    assert not usable(nn.MaxPool2d(3, stride=2), there)
+    assert not usable(nn.MaxPool2d(3, stride=2, padding=1, return_indices=True), there)
+    assert not usable(nn.MaxPool2d(3, stride=2, padding=1), there.map)
+    monkeypatch.setattr(triton_code, "triton", None)
+    assert not usable(nn.MaxPool2d(3, stride=2, padding=1), there), "found, but not imported"
 
 
 def test_batches_in_one_pass_are_batches_one_after_another():

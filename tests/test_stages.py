@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import layouts
@@ -185,6 +185,23 @@ class TestStages:
         assert losses(folder) == losses(whole) and len(losses(whole)) == 10
         assert same_weights(folder, whole)
         assert all(0 <= metrics["stall"] <= 1 for metrics in folder.metrics())
+
+    @each_ingest
+    def test_killed_when_all_steps_were_done(self, stage1, fine, tmp_path, monkeypatch, ingest):
+        """Nothing is left to train, nor to record for a GPU."""
+        given = {"data": fine, "optim": replace(OPTIM, batch_size=8)}
+        whole = launch.run(stage1(tmp_path / "whole", **given | ingest))
+
+        def killed(*arguments):
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(work, "_finish", killed)
+            with pytest.raises(Killed):
+                launch.run(stage1(tmp_path / "cut", **given | ingest))
+        monkeypatch.setattr(Pretrain, "records", lambda *_: True)
+        monkeypatch.setattr(work, "recorded", lambda learner, batches, precision: chain([next(batches)], batches))
+        assert same_weights(launch.run(stage1(tmp_path / "cut", **given | ingest)), whole)
 
     def test_a_damaged_last_checkpoint_costs_time_and_nothing_else(self, stage1, done1, tmp_path, monkeypatch):
         saved = []
@@ -436,3 +453,28 @@ class TestStageErrors:
         (path,) = tmp_path.iterdir()
         assert not (path / "checkpoints").exists() and not (path / "encoder.safetensors").exists()
         assert RunFolder(path).metrics() == []
+
+
+class TestRecords:
+    """When a network's kernels are recorded as CUDA graphs."""
+
+    GPU = torch.device("cuda")
+
+    def test_on_gpus(self, stage1, tmp_path):
+        run = stage1(tmp_path)
+        assert run.records(self.GPU, 1) and run.records(self.GPU, 8)
+        assert not run.records(torch.device("cpu"), 1)
+
+    @pytest.mark.parametrize("changes", [{"cuda_graphs": False}, {"compile": True}, {"workers": "2:4"}], ids=str)
+    def test_unless_something_forbids_it(self, stage1, tmp_path, changes):
+        assert not stage1(tmp_path, **changes).records(self.GPU, 1)
+
+    @pytest.mark.parametrize(
+        "changes", [{"sync_batchnorm": True}, {"objective": MocoSettings(dim=16, queue=64)}], ids=["norms", "keys"]
+    )
+    def test_of_one_worker_where_several_would_meet(self, stage1, tmp_path, changes):
+        assert stage1(tmp_path, **changes).records(self.GPU, 1)
+        assert not stage1(tmp_path, **changes).records(self.GPU, 2)
+
+    def test_it_is_no_setting_that_results_depend_on(self, stage1, done1, tmp_path):
+        assert stage1(done1.path.parent, cuda_graphs=False).open().path == done1.path

@@ -46,9 +46,12 @@ class ViewParameters(NamedTuple):
     def unpacked(cls, table: Float[Tensor, "n 17"]) -> "ViewParameters":
         """What was packed()."""
         box, flip, order, factors, jitter, grey, sigma, solarise = table.split([4, 1, 4, 4, 1, 1, 1, 1], dim=1)
-        flags = (flag[:, 0] > 0 for flag in (flip, jitter, grey, solarise))
-        flip, jitter, grey, solarise = flags
-        return cls(box.long(), flip, order.long(), factors, jitter, grey, sigma[:, 0], solarise)
+
+        def flag(column: Tensor) -> Tensor:
+            return column[:, 0] > 0
+
+        colours = order.long(), factors, flag(jitter), flag(grey)
+        return cls(box.long(), flag(flip), *colours, sigma[:, 0], flag(solarise))
 
 
 def apply(images: UInt8[Tensor, "n 3 h w"], parameters: ViewParameters, size: int) -> Float[Tensor, "n 3 size size"]:

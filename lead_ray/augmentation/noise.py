@@ -89,10 +89,11 @@ def _draw_jpeg(
 def jpeg(images: UInt8[Tensor, "n 3 s s"], sides: list[int], qualities: list[int]) -> UInt8[Tensor, "n 3 s s"]:
     """Every image resized (bilinear, antialiased) to its side, saved at its quality, and resized back.
 
-    In this process's memory, by Pillow, on all its cores; the result lies on the images' device.
+    In this process's memory, by Pillow, on as many cores as torch uses, or on all beside a GPU; the result lies on the
+    images' device.
     """
     given = zip(images.permute(0, 2, 3, 1).cpu().numpy(), sides, qualities, strict=True)
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads() if images.device.type == "cpu" else cores()) as pool:
         done = np.stack(list(pool.map(lambda each: _saved(*each), given)))
     return torch.from_numpy(done).permute(0, 3, 1, 2).to(images.device)
 

@@ -111,10 +111,7 @@ def whole_view(images: Tensor, packed: Tensor, size: int) -> Tensor:
 
 @cache
 def _on_gpu(compiled: bool) -> Callable[[Tensor, Tensor, int], Tensor]:
-    if not compiled:
-        return whole_view
-    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # pixels are resampled in single precision
-    return torch.compile(whole_view, dynamic=False)
+    return torch.compile(whole_view, dynamic=False) if compiled else whole_view
 
 
 def render(images: UInt8[Tensor, "n 3 h w"], parameters: ViewParameters, size: int) -> Float[Tensor, "n 3 size size"]:
@@ -122,7 +119,9 @@ def render(images: UInt8[Tensor, "n 3 h w"], parameters: ViewParameters, size: i
     if images.device.type == "cpu":
         return augment_cpu.apply(images, parameters, size, FACE_MEAN, FACE_STD)
     if images.device.type == "cuda":
-        return _on_gpu(has_triton())(images, sent(parameters.packed(), images.device), size)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # pixels are to have all digits
+            return _on_gpu(has_triton())(images, sent(parameters.packed(), images.device), size)
     return augment.normalise(augment.apply(images, parameters, size))
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lead_ray.machine import has_triton
+from lead_ray import triton_code
 from lead_ray.models import fused
 from lead_ray.models.trunk import Block, Trunk
 
@@ -77,7 +77,7 @@ class Frozen:
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in self.trunk.state_dict().values())
         kept = self.copies.get(precision)
         if kept is None or kept[0] != state:
-            on_gpu = self.trunk.conv1.weight.device.type == "cuda" and has_triton()
-            quick = narrowed(self.trunk, precision) if on_gpu else folded(self.trunk).to(precision)
+            by_kernels = triton_code.serves(self.trunk.conv1.weight.device)
+            quick = narrowed(self.trunk, precision) if by_kernels else folded(self.trunk).to(precision)
             kept = self.copies[precision] = state, quick
         return kept[1]

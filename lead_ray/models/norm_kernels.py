@@ -144,10 +144,10 @@ def slopes(
             slanted = tl.load(gradient + place, mask=mask, other=0.0).to(tl.float32)
             if RELU:
                 if ADDED:
-                    open = tl.load(result + place, mask=mask, other=0.0).to(tl.float32)
+                    through = tl.load(result + place, mask=mask, other=0.0).to(tl.float32)
                 else:
-                    open = value * factor[None, :] + offset[None, :]
-                slanted = tl.where(open > 0, slanted, 0.0)
+                    through = value * factor[None, :] + offset[None, :]
+                slanted = tl.where(through <= 0, 0.0, slanted)  # what is no number lets all through, as torch's does
                 if ADDED:  # the shortcut's gradient, too
                     tl.store(passed + place, slanted.to(passed.dtype.element_ty), mask=mask)
             total += slanted
@@ -205,6 +205,6 @@ def gradient(
     slanted = tl.load(passed + place, mask=mask, other=0.0).to(tl.float32)
     if MASKED:
         offset = tl.load(shift + of_batch, mask=known, other=0.0)
-        slanted = tl.where(value * factor[None, :] + offset[None, :] > 0, slanted, 0.0)
+        slanted = tl.where(value * factor[None, :] + offset[None, :] <= 0, 0.0, slanted)
     found = factor[None, :] * slanted + inclined[None, :] * (value - centre[None, :]) + level[None, :]
     tl.store(back + place, found.to(back.dtype.element_ty), mask=mask)

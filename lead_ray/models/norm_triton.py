@@ -14,9 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lead_ray.machine import has_triton
 from lead_ray.models import norm_kernels as kernels
-from lead_ray.triton_code import triton
+from lead_ray.triton_code import serves_module, triton
 
 PROGRAMS = 1024
 """About as many work on a map's sums: eight for each of a large GPU's multiprocessors."""
@@ -42,9 +41,8 @@ def usable(norm: nn.Module, features: Tensor, shortcut: Tensor | None, batches: 
         and norm.training
         and norm.track_running_stats
         and norm.momentum is not None
-        and not (norm._backward_hooks or norm._backward_pre_hooks)
         and len(features) % batches == 0
-        and features[0, 0].numel() * (len(features) // batches) > 1
+        and features.numel() > features.shape[1] * batches
     )
 
 
@@ -61,7 +59,11 @@ def fused(
         batches: equal parts of the features, one after another, each of which is normalised by itself.
     """
     running = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    return _Normed.apply(features, norm.weight, norm.bias, shortcut, relu, norm.eps, norm.momentum, batches, running)
+    with torch.cuda.device_of(features):
+        how = norm.weight, norm.bias, shortcut, relu, norm.eps, norm.momentum, batches, running
+        result = _Normed.apply(features, *how)
+    torch.autograd.graph.increment_version(running)
+    return result
 
 
 def frozen_usable(norm: nn.Module, features: Tensor, shortcut: Tensor | None) -> bool:
@@ -72,15 +74,11 @@ def frozen_usable(norm: nn.Module, features: Tensor, shortcut: Tensor | None) ->
 
 def _known(norm: nn.Module, features: Tensor, shortcut: Tensor | None) -> bool:
     return (
-        features.device.type == "cuda"
-        and type(norm) is nn.BatchNorm2d
+        type(norm) is nn.BatchNorm2d
         and norm.affine
         and norm.weight.dtype == torch.float32
-        and not (norm._forward_hooks or norm._forward_pre_hooks)
-        and features.dtype in (torch.bfloat16, torch.float16, torch.float32)
-        and features.is_contiguous(memory_format=torch.channels_last)
+        and serves_module(norm, features)
         and (shortcut is None or (shortcut.dtype == features.dtype and shortcut.shape == features.shape))
-        and has_triton()
     )
 
 
@@ -92,10 +90,11 @@ def frozen(
     if added:
         shortcut = shortcut.contiguous(memory_format=torch.channels_last)
     result = torch.empty_like(features)
-    kernels.frozen[plan.all](
-        features, shortcut if added else features, result, norm.weight, norm.bias, norm.running_mean,
-        norm.running_var, norm.eps, plan.rows, plan.channels, ADDED=added, RELU=relu, **plan.tiles,
-    )  # fmt: skip
+    with torch.cuda.device_of(features):
+        kernels.frozen[plan.all](
+            features, shortcut if added else features, result, norm.weight, norm.bias, norm.running_mean,
+            norm.running_var, norm.eps, plan.rows, plan.channels, ADDED=added, RELU=relu, **plan.tiles,
+        )  # fmt: skip
     return result
 
 

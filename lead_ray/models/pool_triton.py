@@ -8,29 +8,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lead_ray.machine import has_triton
-from lead_ray.triton_code import constexpr, kernel, tl, triton
+from lead_ray.triton_code import constexpr, kernel, serves_module, tl, triton
 
 TILE = {"ROWS": 16, "CHANNELS": 64}
 """Of nine masked reads each: of twice as many rows a kernel takes three times as long to compile."""
 
 
 def usable(pool: nn.Module, features: Tensor) -> bool:
-    """Whether pooled() serves these: on a GPU. LEAD_RAY_TRITON=0 in the environment forbids it."""
+    """Whether pooled() serves these, on a GPU; LEAD_RAY_TRITON=0 in the environment forbids it."""
+    usual = 3, 2, 1, 1, False, False
     return (
-        features.device.type == "cuda"
-        and type(pool) is nn.MaxPool2d
-        and (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode) == (3, 2, 1, 1, False)
-        and not (pool._forward_hooks or pool._forward_pre_hooks or pool._backward_hooks or pool._backward_pre_hooks)
-        and features.dtype in (torch.bfloat16, torch.float16, torch.float32)
-        and features.is_contiguous(memory_format=torch.channels_last)
-        and has_triton()
+        type(pool) is nn.MaxPool2d
+        and usual == (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices)
+        and serves_module(pool, features)
     )
 
 
 def pooled(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h_2 w_2"]:
     """nn.MaxPool2d(3, stride=2, padding=1). Of equal values the first has the gradient; what is no number passes."""
-    return _Pooled.apply(features)
+    with torch.cuda.device_of(features):
+        return _Pooled.apply(features)
 
 
 class _Pooled(torch.autograd.Function):

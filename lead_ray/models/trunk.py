@@ -61,7 +61,7 @@ class Trunk(nn.Module):
                 what as many calls would give, in fewer and larger operations.
         Shapes: four maps [b, channels[l], h / 4 / 2^l, w / 4 / 2^l], after their last ReLU.
         """
-        features = _largest(self.maxpool, normed(self.bn1, self.conv1(images), batches=batches))
+        features = _max_pooled(self.maxpool, normed(self.bn1, self.conv1(images), batches=batches))
         blocks = []
         for level in range(1, 5):
             features = getattr(self, f"layer{level}")(features, batches)
@@ -173,7 +173,7 @@ def _layer(block: type[Block], channels: int, width: int, count: int, stride: in
     return Layer(first, *(block(width * block.expansion, width, 1, None) for _ in range(count - 1)))
 
 
-def _largest(pool: nn.Module, features: Tensor) -> Tensor:
+def _max_pooled(pool: nn.Module, features: Tensor) -> Tensor:
     if features.device.type == "cuda" and not torch.compiler.is_compiling():
         from lead_ray.models import pool_triton
 
@@ -190,8 +190,13 @@ def pooled(blocks: list[Tensor]) -> Float[Tensor, "b c"]:
 def pooled_views(trunk: Trunk, *views: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c"]]:
     """pooled() of each view, between whose images BatchNorm makes no connection.
 
-    On a GPU, which wants few large operations, in one pass; on a CPU one after another, which needs less memory.
+    In one pass where a kernel normalises batches apart, on GPUs, which want few large operations; else one after
+    another.
     """
-    if views[0].device.type != "cuda":
-        return [pooled(trunk(view)) for view in views]
-    return list(pooled(trunk(torch.cat(views), batches=len(views))).chunk(len(views)))
+    if views[0].device.type == "cuda" and not torch.compiler.is_compiling():
+        from lead_ray.triton_code import serves
+
+        norm = trunk.bn1
+        if serves(views[0].device) and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
+            return list(pooled(trunk(torch.cat(views), batches=len(views))).chunk(len(views)))
+    return [pooled(trunk(view)) for view in views]

@@ -55,7 +55,7 @@ def blocked_alignment(
 
     Shapes: teacher's blocks at native resolution, finest first; student maps, L2-normalised here, whose grids are
     those of the compared locations. In single precision at least; under autocast, products of single precision are
-    multiplied as quick_products() says, summed in single precision all the same.
+    multiplied as quick_products() says, by Triton in bf16, and summed in single precision all the same.
     Range: nats. The loss has a gradient with respect to the student maps, not to the blocks, and no second one.
     """
     device, precision = student_a.device.type, torch.promote_types(student_a.dtype, torch.float32)

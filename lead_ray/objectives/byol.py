@@ -66,7 +66,7 @@ class Byol(nn.Module):
 
     def forward(self, view_a: Float[Tensor, "b 3 h w"], view_b: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """The loss on one batch, and how spread the targets are (0 = collapsed to one vector, 1 = isotropic)."""
-        # The views pass separately, as OpenSelfSup's do: BatchNorm must not see both views of an image at once.
+        # As OpenSelfSup's, BatchNorm must not see both views of an image at once.
         prediction_a, prediction_b = (
             self.predictor(self.projector(view)).float() for view in pooled_views(self.trunk, view_a, view_b)
         )

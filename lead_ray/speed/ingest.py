@@ -58,6 +58,6 @@ def one_by_one(source: Source) -> list[np.ndarray]:
     """What a data set's __getitem__ does: open each image, one after another; checksums included."""
     found = []
     for shard in source.shards:
-        rows = shards.read_shard(source.folder, shard, command=source.manifest.command)
+        rows = shards.read_shard(source.folder, shard, command=source.manifest.command, columns=["image"])
         found += [np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for image in rows["image"].to_pylist()]
     return found

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lead_ray import train
-from lead_ray.machine import quick_products, quickest_convolutions
+from lead_ray.machine import quick_products, quickest_convolutions, without_triton
 from lead_ray.models import fused
 from lead_ray.models.fpn import Fpn
 from lead_ray.models.heads import DenseProjector
@@ -61,9 +61,10 @@ class NaiveAlign(nn.Module):
         return self
 
     def forward(self, view_a: Tensor, view_b: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            teachers = [self.target(view) for view in (view_a, view_b)]
-        students = [self.head(self.fpn(self.trunk(view))) for view in (view_a, view_b)]
+        with without_triton():
+            with torch.no_grad():
+                teachers = [self.target(view) for view in (view_a, view_b)]
+            students = [self.head(self.fpn(self.trunk(view))) for view in (view_a, view_b)]
         kind = view_a.device.type
         with quick_products(kind, torch.is_autocast_enabled(kind)), torch.autocast(kind, enabled=False):
             return {"loss": naive_alignment(*teachers, *students, self.settings)}
@@ -85,26 +86,26 @@ class Stage2(Bench):
 
     def run(self) -> list[Measured]:
         device = self.start()
-        if self.loss_only:
-            candidates, what = self.losses(device), "loss"
-        else:
-            precisions = {torch.float32, train.resolve_precision("auto", device)}
-            candidates = [
-                self.step(kind, precision, device)
-                for precision in sorted(precisions, key=lambda precision: -precision.itemsize)
-                for kind in (NaiveAlign, Align)
-            ]
-            quickest = min(precisions, key=lambda kind: kind.itemsize)
-            hows = ["graphs"] * (device.type == "cuda") + ["compiled"] * self.compile
-            candidates += [self.step(Align, quickest, device, how) for how in hows]
-            what = "step"
         with quickest_convolutions():
+            candidates = self.losses(device) if self.loss_only else self.steps(device)
             found = compare(candidates, images=self.batch, rounds=self.rounds, device=device)
+        what = "loss" if self.loss_only else "step"
         title = (
             f"stage 2, {what}: ResNet-{self.trunk.depth} x {self.trunk.width:g}, {self.batch} pairs of {self.size} px"
         )
         report(title, found, self.out, self)
         return found
+
+    def steps(self, device: torch.device) -> list[Candidate]:
+        precisions = {torch.float32, train.resolve_precision("auto", device)}
+        candidates = [
+            self.step(kind, precision, device)
+            for precision in sorted(precisions, key=lambda precision: -precision.itemsize)
+            for kind in (NaiveAlign, Align)
+        ]
+        quickest = min(precisions, key=lambda kind: kind.itemsize)
+        hows = ["graphs"] * (device.type == "cuda") + ["compiled"] * self.compile
+        return candidates + [self.step(Align, quickest, device, how) for how in hows]
 
     def step(
         self,
@@ -131,8 +132,9 @@ class Stage2(Bench):
                 call()
 
         name = f"{'lead_ray' if kind is Align else 'naive'}, {'bf16' if precision == torch.bfloat16 else 'fp32'}"
-        # Torch does not count the operations of what it has compiled, or fused.
-        hidden = how == "compiled" or (kind is Align and fused.usable(device, precision))
+        # Torch does not count the operations of what it has compiled, or fused, or left to Triton.
+        by_kernels = device.type == "cuda" or fused.usable(device, precision)
+        hidden = how == "compiled" or (kind is Align and by_kernels)
         return Candidate(
             name=name + {"eager": "", "graphs": ", CUDA graphs", "compiled": ", compiled"}[how],
             call=call,

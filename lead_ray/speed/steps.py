@@ -122,12 +122,12 @@ class Step(Bench):
         images = pictures(self.batch, device)
         bf16 = train.resolve_precision("auto", device) == torch.bfloat16
         ways = [way for way in peers.WAYS if bf16 or way.precision == torch.float32]
-        candidates = [self.plain(images, device)]
-        candidates += [self.peer(images, device, peer, way) for peer in installed() for way in ways]
         precisions = [torch.float32, torch.bfloat16] if bf16 else [torch.float32]
         hows = ["eager", *["graphs"] * (device.type == "cuda"), *["compiled"] * self.compile]
-        candidates += [self.ours(images, device, precision, how) for how in hows for precision in precisions]
         with quickest_convolutions():
+            candidates = [self.plain(images, device)]
+            candidates += [self.peer(images, device, peer, way) for peer in installed() for way in ways]
+            candidates += [self.ours(images, device, precision, how) for how in hows for precision in precisions]
             found = compare(candidates, images=self.batch, rounds=self.rounds, device=device)
         report(f"BYOL, ResNet-{self.depth}, {self.views.size} px, batch {self.batch}", found, self.out, self)
         return found
