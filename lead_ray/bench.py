@@ -3,6 +3,8 @@
 $ lead-ray bench views
 $ lead-ray bench step --batch 64 --rounds 3
 $ lead-ray bench stage2 --loss-only --size 256 --batch 2
+$ lead-ray bench profile --stage 2                  # where the time goes
+$ lead-ray bench all --out measured                 # minutes on a GPU, a quarter of an hour on a core
 """
 
 import os
@@ -13,9 +15,11 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: its profiler te
 import tyro
 
 from lead_ray.errors import for_people
+from lead_ray.speed.everything import Everything
 from lead_ray.speed.ingest import Ingest
 from lead_ray.speed.kept import Kept
 from lead_ray.speed.model import Model
+from lead_ray.speed.profile import Profile
 from lead_ray.speed.readout import Readout
 from lead_ray.speed.scale import Scale
 from lead_ray.speed.stage2 import Stage2
@@ -32,6 +36,8 @@ Measurements = (
     | Annotated[Workers, tyro.conf.subcommand("workers")]
     | Annotated[Scale, tyro.conf.subcommand("scale")]
     | Annotated[Model, tyro.conf.subcommand("model")]
+    | Annotated[Profile, tyro.conf.subcommand("profile")]
+    | Annotated[Everything, tyro.conf.subcommand("all")]
     | Annotated[Kept, tyro.conf.subcommand("table")]
 )
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lead_ray import train
+from lead_ray.artefacts import write_json
 from lead_ray.augmentation import augment
 from lead_ray.augmentation.views import ViewSettings
 from lead_ray.bench import main
@@ -16,12 +17,14 @@ from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives.byol import Byol, ByolSettings
 from lead_ray.speed import measure, peers, steps
+from lead_ray.speed.ingest import Ingest
 from lead_ray.speed.kept import markdown
 from lead_ray.speed.measure import Candidate
+from lead_ray.speed.profile import Profile
 from lead_ray.speed.readout import FEATURES, Readout, costs
 from lead_ray.speed.scale import Scale, all_reduce, exchanged
-from lead_ray.speed.stage2 import NaiveAlign
-from lead_ray.speed.steps import pictures
+from lead_ray.speed.stage2 import NaiveAlign, Stage2
+from lead_ray.speed.steps import Step, Views, pictures
 from lead_ray.train import Optim
 
 CPU = torch.device("cpu")
@@ -230,6 +233,39 @@ def test_commands_print_and_write(command, tmp_path, capsys, monkeypatch):
     assert "lead_ray" in capsys.readouterr().out
     assert all(one["images_per_second"] > 0 for one in kept["found"])
     assert kept["hardware"]["versions"]["torch"]
+
+
+@pytest.mark.parametrize("stage", ["1", "2"])
+def test_a_profile_says_where_the_time_goes(stage, tmp_path, capsys):
+    out = tmp_path / "profile.json"
+    small = ["--batch", "2", "--trunk.depth", "18", "--trunk.width", "0.25", "--device", "cpu", "--rows", "3"]
+    main(["profile", "--stage", stage, *small, "--out", str(out)])
+    kept = json.loads(out.read_text())
+    shares = [one["share"] for one in kept["found"]]
+    assert sum(shares) == pytest.approx(1) and shares == sorted(shares, reverse=True)
+    assert {"aten::convolution_backward", "aten::_fused_sgd_"} <= {one["name"] for one in kept["found"]}
+    printed = capsys.readouterr().out
+    assert f"a step of stage {stage}" in printed and printed.count("%") == 3
+
+
+def test_all_goes_on_where_one_fails(tmp_path, monkeypatch, capsys):
+    def fails(self):
+        raise RuntimeError("no such luck")
+
+    def measured(self):
+        found = [{"name": "ours", "milliseconds": 1.0, "times_faster": 2.0, "peak_megabytes": None}]
+        write_json(self.out, {"title": type(self).__name__, "settings": {"threads": self.threads}, "found": found})
+
+    for kind in (Readout, Views, Stage2, Ingest, Profile):
+        monkeypatch.setattr(kind, "run", measured)
+    monkeypatch.setattr(Step, "run", fails)
+    main(["all", "--out", str(tmp_path / "found"), "--device", "cpu", "--threads", "2"])
+    told = capsys.readouterr()
+    assert "failed: step" in told.out and "no such luck" in told.err
+    written = (tmp_path / "found" / "bench.md").read_text()
+    assert [name in written for name in ("Stage2", "Views", "Readout", "Ingest")] == [True] * 4
+    assert "Profile" not in written and (tmp_path / "found" / "profile-1.json").exists()
+    assert json.loads((tmp_path / "found" / "views.json").read_text())["settings"]["threads"] == 2
 
 
 def test_kept_measurements_become_tables(tmp_path, capsys):

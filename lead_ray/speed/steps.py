@@ -157,9 +157,15 @@ class Step(Bench):
         return Candidate(name=name, call=lambda: step(*views()), precision=way.precision)
 
     def ours(
-        self, images: Tensor, device: torch.device, precision: torch.dtype, how: Literal["eager", "graphs", "compiled"]
+        self,
+        images: Tensor,
+        device: torch.device,
+        precision: torch.dtype,
+        how: Literal["eager", "graphs", "compiled"],
+        trunk: TrunkSettings | None = None,
     ) -> Candidate:
-        learner = Byol(Trunk(TrunkSettings(depth=self.depth)), self.objective)
+        """This package's step; of another trunk than the one that all have."""
+        learner = Byol(Trunk(trunk or TrunkSettings(depth=self.depth)), self.objective)
         learner = learner.to(device, memory_format=torch.channels_last).train()
         optimizer = train.make_optimizer(learner, self.optim)
         for group in optimizer.param_groups:
