@@ -142,6 +142,10 @@ class RunFolder:
             storage.remove(old)
         return path
 
+    def kept_step(self) -> int:
+        """Steps after which the newest checkpoint was kept, readable or not; 0 without any."""
+        return max((int(path.stem.removeprefix("step-")) for path in self._checkpoints()), default=0)
+
     def latest_checkpoint(self, device: torch.device) -> dict | None:
         """The state of the newest readable checkpoint, or None.
 

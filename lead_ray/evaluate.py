@@ -58,14 +58,28 @@ def numbers(result: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if name not in ("settings", "environment")}
 
 
+MEANING = {
+    "cl_diff_error": "px as published, of points found in another image: what tables print",
+    "cl_same_error": "px as published, found in the same image, warped once more",
+    "cl_diff_floor": "what a perfect matcher would have on this grid",
+    "cl_diff_baseline": "what the same position has",
+    "dve_diff_error": "the same with raw products on the features' own, coarser grid",
+}
+"""Of numbers whose names do not tell."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     with for_people("evaluate"):
-        results = evaluate_each(parsed(Evaluate, arguments, __doc__, "lead-ray evaluate"))
-    for result in results:
+        settings = parsed(Evaluate, arguments, __doc__, "lead-ray evaluate")
+        results = evaluate_each(settings)
+    for path, result in zip(paths(settings), results, strict=True):
         for name, value in numbers(result).items():
+            if name == "runs":  # numbers of every seed, by name, are for the file
+                continue
             rows = value if name == "by_factor" else [value]
             for row in rows:
-                print(f"{name:24} {_written(row)}")
+                print(f"{name:24} {_written(row)}{'  ' * (name in MEANING)}{MEANING.get(name, '')}")
+        print(f"{'kept in':24} {path}")
 
 
 def _written(value: Any) -> str:

@@ -49,6 +49,8 @@ def run(stage: Stage, *, title: str | None = None) -> RunFolder:
     with folder.locked(), phase(title, steps) as shown:
         if folder.result is not None:
             return folder  # by another process, since we looked
+        if kept := folder.kept_step():
+            print(f"{title}: goes on from step {kept}")
         if stage.workers:
             with followed(folder, lambda history: show(shown, history[-1])):
                 _on_ray(stage, folder)

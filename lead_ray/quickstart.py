@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from lead_ray.artefacts import RunFolder, read_json, write_json
 from lead_ray.augmentation.views import ViewSettings
 from lead_ray.data.synthetic import Synthetic
@@ -203,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parsed(Quickstart, arguments, __doc__, "lead-ray quickstart")
     with for_people("quickstart"):
         summary = quickstart(settings)
-    Console().print(make_table(summary).rich())
+    make_table(summary).show()
     print("seconds: " + ", ".join(f"{what} {seconds:.0f}" for what, seconds in summary["seconds"].items()))
     print(f"open {Path(summary['report']).absolute()}")
 

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
 from torch import Tensor
 
 from lead_ray import features, metrics
@@ -191,7 +190,7 @@ def main(study: Study) -> None:
     write_json(study.results.with_suffix(".json"), result)
     shown = table(study, found)
     study.results.with_suffix(".md").write_text(shown.markdown())
-    Console().print(shown.rich())
+    shown.show()
 
 
 if __name__ == "__main__":

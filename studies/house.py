@@ -12,7 +12,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 import tyro
-from rich.console import Console
 
 from lead_ray.artefacts import read_json, write_json
 from lead_ray.dense import Dense
@@ -137,7 +136,7 @@ def main(study: Study) -> None:
     }
     write_json(study.results.with_suffix(".json"), {"found": kept, "trained": runs, "hardware": environment()})
     study.results.with_suffix(".md").write_text(table.markdown())
-    Console().print(table.rich())
+    table.show()
 
 
 if __name__ == "__main__":

@@ -259,13 +259,25 @@ def test_all_goes_on_where_one_fails(tmp_path, monkeypatch, capsys):
     for kind in (Readout, Views, Stage2, Ingest, Profile):
         monkeypatch.setattr(kind, "run", measured)
     monkeypatch.setattr(Step, "run", fails)
-    main(["all", "--out", str(tmp_path / "found"), "--device", "cpu", "--threads", "2"])
-    told = capsys.readouterr()
-    assert "failed: step" in told.out and "no such luck" in told.err
+    command = ["all", "--out", str(tmp_path / "found"), "--device", "cpu", "--threads", "2"]
+    with pytest.raises(SystemExit, match="failed: step; the reasons are above"):
+        main(command)
+    assert "no such luck" in capsys.readouterr().err
     written = (tmp_path / "found" / "bench.md").read_text()
     assert [name in written for name in ("Stage2", "Views", "Readout", "Ingest")] == [True] * 4
     assert "Profile" not in written and (tmp_path / "found" / "profile-1.json").exists()
     assert json.loads((tmp_path / "found" / "views.json").read_text())["settings"]["threads"] == 2
+    monkeypatch.setattr(Step, "run", measured)
+    main(command)
+    told = capsys.readouterr().out
+    assert "1/8 step\n" in told and told.count("measured before") == 7
+
+
+@pytest.mark.parametrize("name", ["batch", "rounds", "threads"])
+def test_impossible_numbers_are_refused_by_name(name, capsys):
+    with pytest.raises(SystemExit):
+        main(["views", f"--{name}", "0"])
+    assert f"{name} must be >= 1, got 0" in capsys.readouterr().err
 
 
 def test_kept_measurements_become_tables(tmp_path, capsys):

@@ -146,7 +146,9 @@ class TestMatching:
 
     def test_command_line(self, run, data, capsys):
         evaluation.main([str(run), "--task", "matching", "--data", str(data), "--limit", "2", "--matching.grid", "24"])
-        assert "cl_diff_error" in capsys.readouterr().out
+        told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+        assert told["cl_diff_error"].endswith("another image: what tables print") and "runs" not in told
+        assert Path(told["kept"].removeprefix("in").strip()).exists()
 
 
 class TestRegression:

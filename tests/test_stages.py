@@ -142,7 +142,7 @@ class TestStages:
         assert all(torch.equal(value, second[f"trunk.{name}"]) for name, value in first.items())
 
     @pytest.mark.parametrize("reports", [1, 3, 4])
-    def test_killed_and_resumed_equals_uninterrupted(self, either, tmp_path, monkeypatch, reports):
+    def test_killed_and_resumed_equals_uninterrupted(self, either, tmp_path, monkeypatch, capsys, reports):
         """Before the first checkpoint, between two, and between the last one and the weights."""
         make, whole = either
 
@@ -157,7 +157,9 @@ class TestStages:
         (path,) = tmp_path.iterdir()
         assert RunFolder(path).result is None
         assert len(list(path.glob("checkpoints/*"))) == reports // 2
+        capsys.readouterr()
         folder = launch.run(make(tmp_path))
+        assert (f"goes on from step {4 * (reports // 2)}\n" in capsys.readouterr().out) == (reports > 1)
         assert folder.path == path
         assert same_weights(folder, whole)
         assert losses(folder) == losses(whole)

@@ -35,6 +35,13 @@ def terminal(shown, width=100):
     return console.export_text().splitlines(), re.findall(r"\x1b\[1m([^\x1b]*)", styled)
 
 
+def test_a_narrow_terminal_loses_nothing(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "30")
+    FULL.show()
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("stage 2", "mean face", "2.31 ± 0.04", "14.1 ± 0.0", "3840 channels"))
+
+
 class Cells(HTMLParser):
     """Rows of (tag, attributes, text), and the text within <strong>."""
 

@@ -14,6 +14,7 @@ from html import escape
 from itertools import groupby
 
 from rich import box
+from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -21,6 +22,7 @@ from rich.text import Text
 from lead_ray.reporting.cells import Cell, Column, Failed, Link, Row, ahead
 
 BOLD_RULE = "Bold: best of its column, and apart from every other value of it (Welch's t-test at 5 %)."
+WIDEST = 1000  # characters of a line
 PRINTED_RULE = "In brackets: what the paper printed, and the difference from it."
 
 
@@ -159,6 +161,12 @@ class Table:
                 table.add_row(Padding(label, (0, 0, 0, 2 if group else 0)), *cells)
             table.add_section()
         return table
+
+    def show(self) -> None:
+        """Print it as wide as it is: a narrow terminal breaks lines, where rich would leave out names."""
+        table = self.rich()
+        needed = Console(width=WIDEST).measure(table).maximum
+        Console(width=max(Console().width, needed)).print(table)
 
     def markdown(self) -> str:
         """A GitHub table; groups are rows of their own."""

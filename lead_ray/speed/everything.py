@@ -18,7 +18,7 @@ class Everything:
     """Steps of both stages, views, read-outs, the loss block, ingest, and where the time of a step goes.
 
     On a GPU steps are of the paper's 256 images, on a CPU of what `bench step` and the others take. One that fails says
-    why, and the others go on.
+    why, and the others go on. The same command again measures what is missing in the folder.
     """
 
     out: Path
@@ -29,14 +29,22 @@ class Everything:
     rounds: int | None = None
     """Times that every candidate is called; if not given, each measurement's own."""
 
-    def run(self) -> list[str]:
-        """Names of what failed."""
+    def __post_init__(self):
+        for name, value in (("threads", self.threads), ("rounds", self.rounds)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+
+    def run(self) -> None:
+        """Raises: ValueError naming what failed."""
+        pick_device(self.device)  # what is wrong with it is said once
         self.out.mkdir(parents=True, exist_ok=True)
-        failed, kept = [], []
-        for name, bench in self.measurements().items():
+        failed, kept, measurements = [], [], self.measurements()
+        for number, (name, bench) in enumerate(measurements.items(), start=1):
             file = self.out / f"{name}.json"
+            print(f"{number}/{len(measurements)} {name}" + ": measured before" * file.exists(), flush=True)
             try:
-                replace(bench, out=file, device=self.device, threads=self.threads).run()
+                if not file.exists():
+                    replace(bench, out=file, device=self.device, threads=self.threads).run()
             except Exception:  # of others' code, too
                 traceback.print_exc()
                 failed.append(name)
@@ -45,8 +53,7 @@ class Everything:
         if kept:
             Kept(files=tuple(kept), out=self.out / "bench.md").run()
         if failed:
-            print(f"failed: {', '.join(failed)}")
-        return failed
+            raise ValueError(f"failed: {', '.join(failed)}; the reasons are above")
 
     def measurements(self) -> dict[str, Bench]:
         """Name -> what is measured, the most telling first."""
@@ -62,4 +69,6 @@ class Everything:
             "stage2-loss-256": Stage2(loss_only=True, size=256, batch=8 if on_gpu else 2),
             "ingest": Ingest(),
         }
-        return found if self.rounds is None else {name: replace(one, rounds=self.rounds) for name, one in found.items()}
+        if self.rounds is None:
+            return found
+        return {name: replace(one, rounds=self.rounds) for name, one in found.items()}

@@ -19,8 +19,9 @@ from lead_ray.objectives.align import Align
 from lead_ray.speed.measure import synchronise, timed
 from lead_ray.speed.stage2 import Stage2
 from lead_ray.speed.steps import Bench, Step, pictures
+from lead_ray.stage import pick_device
 
-WARM, STEPS = 3, 3
+WARM = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +37,17 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile(Bench):
-    """Of stage 1's step (views, forward, backward, optimiser, moving average) or of stage 2's without views."""
+    """Where a step spends its time: kernels on a GPU, on a CPU operators without those that they call.
+
+    Stage 1's step is views, forward, backward, optimiser and moving average; stage 2's begins with finished views.
+    """
 
     stage: Literal["1", "2"] = "1"
     batch: int = 64
     """Images, or pairs of stage 2."""
     trunk: TrunkSettings = field(default_factory=TrunkSettings)
+    rounds: int = 3
+    """Steps that are looked at."""
     rows: int = 25
     """Lines that are printed; --out receives all of them."""
 
@@ -51,8 +57,8 @@ class Profile(Bench):
             call = self.call(device)
             for _ in range(WARM):
                 call()
-            whole = timed(call, device, STEPS)
-            found = spent(call, device)
+            whole = timed(call, device, self.rounds)
+            found = spent(call, device, self.rounds)
         self.show(found, whole)
         if self.out is not None:
             kept = {"seconds_a_step": whole, "found": [asdict(one) for one in found]}
@@ -74,8 +80,9 @@ class Profile(Bench):
 
     def show(self, found: list[Spent], whole: float) -> None:
         total = sum(one.milliseconds for one in found)
-        title = f"{self.title}: {1e3 * whole:.1f} ms, of which {total:.1f} in what follows"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE)
+        kind = "kernels" if pick_device(self.device).type == "cuda" else "operators"
+        print(f"{self.title}\n{1e3 * whole:.1f} ms; looked at by the profiler, {total:.1f} ms in {len(found)} {kind}")
+        table = Table(box=box.SIMPLE)
         table.add_column("")
         for name in ("calls", "ms", "share"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -84,11 +91,11 @@ class Profile(Bench):
         Console().print(table)
 
 
-def spent(call: Callable[[], Any], device: torch.device) -> list[Spent]:
+def spent(call: Callable[[], Any], device: torch.device, steps: int) -> list[Spent]:
     """Time of every kernel, or of every operator without those that it calls, in one call; the longest first."""
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as run:
-        for _ in range(STEPS):
+        for _ in range(steps):
             call()
         synchronise(device)
     sums: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0.0])
@@ -99,7 +106,7 @@ def spent(call: Callable[[], Any], device: torch.device) -> list[Spent]:
             sums[event.name][1] += microseconds
     total = sum(time for _, time in sums.values()) or 1.0
     found = [
-        Spent(name=name, calls=calls / STEPS, milliseconds=time / 1e3 / STEPS, share=time / total)
+        Spent(name=name, calls=calls / steps, milliseconds=time / 1e3 / steps, share=time / total)
         for name, (calls, time) in sums.items()
     ]
     return sorted(found, key=lambda one: -one.milliseconds)

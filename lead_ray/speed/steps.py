@@ -35,6 +35,12 @@ class Bench:
     out: Path | None = None
     """JSON file that receives what is printed."""
 
+    def __post_init__(self):
+        for name in ("threads", "rounds", "batch"):
+            value = getattr(self, name, 1)
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+
     def start(self) -> torch.device:
         """Threads, memory and random numbers as a training run has them."""
         device = pick_device(self.device)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from lead_ray import storage
 from lead_ray.artefacts import write_json
@@ -139,8 +138,7 @@ def publish(
         for suffix, text in texts.items():
             storage.write_bytes(path.with_suffix(f".{suffix}"), text.encode())
         write_json(path.with_suffix(".json"), {"title": each.table.title, "values": each.record})
-        # A terminal that is too narrow breaks lines; rich would leave columns out.
-        Console(width=max(Console().width, 40 + 32 * len(each.table.columns))).print(each.table.rich())
+        each.table.show()
     sections = [Section(table.title, content=replace(table, title="")) for table in tables.values()]
     for picture, section in (figures or {}).items():
         sections.append(section)
