@@ -34,6 +34,10 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
 
 def evaluate_each(settings: Evaluate) -> list[dict[str, Any]]:
     """evaluate() for every number of annotations; what is missing is measured together, and kept as it comes."""
+    return [result for _, result in _kept(settings)]
+
+
+def _kept(settings: Evaluate) -> list[tuple[Path, dict[str, Any]]]:
     several = settings.each()
     where = paths(settings)
     missing = [(path, single) for path, single in zip(where, several, strict=True) if not storage.exists(path)]
@@ -44,7 +48,7 @@ def evaluate_each(settings: Evaluate) -> list[dict[str, Any]]:
         save(path, arrays)  # before what says that there is a result
         head = {"task": single.task, "features": single.features, "data": dataset}
         write_json(path, {**head, **result, "settings": told(single), "environment": environment()})
-    return [read_json(path) for path in where]
+    return [(path, read_json(path)) for path in where]
 
 
 def paths(settings: Evaluate) -> list[Path]:
@@ -70,9 +74,8 @@ MEANING = {
 
 def main(arguments: list[str] | None = None) -> None:
     with for_people("evaluate"):
-        settings = parsed(Evaluate, arguments, __doc__, "lead-ray evaluate")
-        results = evaluate_each(settings)
-    for path, result in zip(paths(settings), results, strict=True):
+        kept = _kept(parsed(Evaluate, arguments, __doc__, "lead-ray evaluate"))
+    for path, result in kept:
         for name, value in numbers(result).items():
             if name == "runs":  # numbers of every seed, by name, are for the file
                 continue

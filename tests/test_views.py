@@ -1,6 +1,7 @@
 """Augmentation against torchvision, one operation at a time and all together; what is drawn, and for whom."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -248,6 +249,28 @@ class TestOnGpu:
         close(views.whole_view(images, parameters.packed(), 32), views.render(images, parameters, 32), 2e-4)
         for there, here in zip(views.ViewParameters.unpacked(parameters.packed()), parameters, strict=True):
             assert there.dtype == here.dtype and torch.equal(there, here)
+
+    def test_only_a_first_call_touches_the_filters_of_warnings(self, monkeypatch):
+        """What torch says while it compiles is not passed on; later calls leave the process's warnings alone."""
+        told = []
+
+        def compiled(images, packed, size):
+            warnings.warn("TensorFloat32 tensor cores are there", stacklevel=1)
+            told.append(warnings.filters[0])
+            return images
+
+        monkeypatch.setattr(views, "has_triton", lambda: True)
+        monkeypatch.setattr(views, "_compiled", lambda: compiled)
+        monkeypatch.setattr(views, "_SEEN", set())
+        images = random_bytes(2, 40, 40)
+        packed = views.draw(NO_SOLARISE, 2, (40, 40), 0, generator()).packed()
+        before = list(warnings.filters)
+        views._on_gpu(images, packed, 32)
+        assert told[0][0] == "ignore" and warnings.filters == before
+        with pytest.warns(UserWarning, match="TensorFloat32"):
+            views._on_gpu(images, packed, 32)
+        views._on_gpu(images, packed, 48)
+        assert told[2][0] == "ignore"
 
 
 class TestCropBoxes:

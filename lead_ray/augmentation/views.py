@@ -110,8 +110,25 @@ def whole_view(images: Tensor, packed: Tensor, size: int) -> Tensor:
 
 
 @cache
-def _on_gpu(compiled: bool) -> Callable[[Tensor, Tensor, int], Tensor]:
-    return torch.compile(whole_view, dynamic=False) if compiled else whole_view
+def _compiled() -> Callable[[Tensor, Tensor, int], Tensor]:
+    return torch.compile(whole_view, dynamic=False)
+
+
+_SEEN: set[tuple[int, ...]] = set()  # shapes that were compiled for
+
+
+def _on_gpu(images: Tensor, packed: Tensor, size: int) -> Tensor:
+    if not has_triton():
+        return whole_view(images, packed, size)
+    shape = (*images.shape, size)
+    if shape in _SEEN:
+        return _compiled()(images, packed, size)
+    # At the first call only: every look at the filters has all warnings of the process said anew.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # pixels are to have all digits
+        found = _compiled()(images, packed, size)
+    _SEEN.add(shape)
+    return found
 
 
 def render(images: UInt8[Tensor, "n 3 h w"], parameters: ViewParameters, size: int) -> Float[Tensor, "n 3 size size"]:
@@ -119,9 +136,7 @@ def render(images: UInt8[Tensor, "n 3 h w"], parameters: ViewParameters, size: i
     if images.device.type == "cpu":
         return augment_cpu.apply(images, parameters, size, FACE_MEAN, FACE_STD)
     if images.device.type == "cuda":
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # pixels are to have all digits
-            return _on_gpu(has_triton())(images, sent(parameters.packed(), images.device), size)
+        return _on_gpu(images, sent(parameters.packed(), images.device), size)
     return augment.normalise(augment.apply(images, parameters, size))
 
 

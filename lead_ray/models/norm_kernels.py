@@ -76,6 +76,16 @@ def join_moments(
 
 
 @kernel
+def _finish(value, other, y, place, mask, ADDED: constexpr, RELU: constexpr):
+    """relu(value + other), stored."""
+    if ADDED:
+        value += tl.load(other + place, mask=mask, other=0.0).to(tl.float32)
+    if RELU:
+        value = tl.where(value < 0, 0.0, value)  # and not maximum(), which would hide what is no number
+    tl.store(y + place, value.to(y.dtype.element_ty), mask=mask)
+
+
+@kernel
 def apply(
     x, other, y, scale, shift, rows, channels, ADDED: constexpr, RELU: constexpr, ROWS: constexpr, CHANNELS: constexpr
 ):
@@ -89,11 +99,7 @@ def apply(
     factor = tl.load(scale + batch * channels + channel, mask=known, other=0.0)
     offset = tl.load(shift + batch * channels + channel, mask=known, other=0.0)
     value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32) * factor[None, :] + offset[None, :]
-    if ADDED:
-        value += tl.load(other + place, mask=mask, other=0.0).to(tl.float32)
-    if RELU:
-        value = tl.where(value < 0, 0.0, value)  # and not maximum(), which would hide what is no number
-    tl.store(y + place, value.to(y.dtype.element_ty), mask=mask)
+    _finish(value, other, y, place, mask, ADDED, RELU)
 
 
 @kernel
@@ -111,11 +117,7 @@ def frozen(
     factor /= tl.sqrt(tl.load(variance + channel, mask=known, other=1.0) + eps)
     offset = tl.load(bias + channel, mask=known, other=0.0) - factor * tl.load(mean + channel, mask=known, other=0.0)
     value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32) * factor[None, :] + offset[None, :]
-    if ADDED:
-        value += tl.load(other + place, mask=mask, other=0.0).to(tl.float32)
-    if RELU:
-        value = tl.where(value < 0, 0.0, value)
-    tl.store(y + place, value.to(y.dtype.element_ty), mask=mask)
+    _finish(value, other, y, place, mask, ADDED, RELU)
 
 
 @kernel

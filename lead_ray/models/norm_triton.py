@@ -5,7 +5,7 @@ for the result; backward, what ReLU lets through is known from the map itself, o
 added. Several batches that lie one after another are normalised each by itself: so both views of a step pass through
 the network at once, in half as many kernels, and BatchNorm sees them apart all the same.
 
-Sums are float32 within a program, about a value that is near the mean; what programs found is joined pair by pair, in
+Sums are float32 within a program, about a value that is near the mean; what programs found is joined by one more, in
 one order, so that a step's results do not depend on which program was first.
 """
 
