@@ -216,6 +216,7 @@ class TestSameWork:
     [
         ["views", "--batch", "8", "--views.size", "32"],
         ["readout", "--batch", "4", "--steps", "2", "--grid", "12", "--points", "3"],
+        ["readout", "--whole", "--annotated", "3", "--grid", "12", "--trunk.depth", "18", "--trunk.width", "0.25"],
         ["stage2", "--batch", "2", "--loss-only", "--size", "64", "--trunk.depth", "18", "--trunk.width", "0.25"],
         ["stage2", "--batch", "2", "--size", "64", "--trunk.depth", "18", "--trunk.width", "0.25"],
         pytest.param(
@@ -270,7 +271,7 @@ def test_all_goes_on_where_one_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Step, "run", measured)
     main(command)
     told = capsys.readouterr().out
-    assert "1/8 step\n" in told and told.count("measured before") == 7
+    assert "1/9 step\n" in told and told.count("measured before") == 8
 
 
 @pytest.mark.parametrize("name", ["batch", "rounds", "threads"])

@@ -37,14 +37,18 @@ def correlations(blocks: Blocks, deviations: Sequence[Float[Tensor, " _"]], *, g
     part of the work on hypercolumns. Each image's native mean is removed.
     """
     ups = _upsampled(blocks, grid)
-    total: dict[tuple[int, int], Tensor] = {}
+    total = {
+        (i, j): torch.zeros(blocks[i].shape[1], blocks[j].shape[1], device=blocks[0].device)
+        for j in range(len(blocks))
+        for i in range(j + 1)
+    }
     for centred in zip(*map(_centred, blocks), strict=True):
-        for first, (fine, (down, across)) in enumerate(zip(centred, ups, strict=True)):
-            for second in range(first, len(blocks)):
-                coarse_down, coarse_across = ups[second]
-                moved = (coarse_down.mT @ down) @ fine @ (coarse_across.mT @ across).mT
-                product = torch.einsum("bchw,bdhw->cd", moved, centred[second])
-                total[first, second] = total.get((first, second), 0) + product
+        cells = [part.permute(0, 2, 3, 1).contiguous() for part in centred]
+        for (first, second), product in total.items():
+            (down, across), (coarse_down, coarse_across) = ups[first], ups[second]
+            moved = (coarse_down.mT @ down) @ cells[first].flatten(2)
+            moved = (coarse_across.mT @ across) @ moved.unflatten(2, cells[first].shape[2:])
+            product.addmm_(moved.flatten(0, 2).mT, cells[second].flatten(0, 2))
     rows = [
         torch.cat([total[i, j] if i <= j else total[j, i].mT for j in range(len(blocks))], dim=1)
         for i in range(len(blocks))

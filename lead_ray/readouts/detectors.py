@@ -89,20 +89,21 @@ def fit_detectors(
         factor = torch.linalg.cholesky(correlation + shrinkage * identity)
         weights = torch.cholesky_solve(whitened, factor).mT.reshape(means.shape) / deviation
         candidate = [part.contiguous() for part in weights.split([len(part) for part in units], dim=-1)]
-        error = 0.0
+        judged = None
         if len(shrinkages) > 1:
             unseen = _unseen_points(blocks, images, candidate, fold, sample, marks, grid, temperature)
-            error = ridge(unseen, landmarks[sample], visible[sample], source[sample]).error
-        if best is None or error < best[0]:
-            best = error, candidate, shrinkage
-    _, weights, shrinkage = best
-    every = torch.arange(count, device=device)
-    unseen = _unseen_points(blocks, images, weights, fold, every, marks, grid, temperature)
-    linear, bias, _ = ridge(unseen, landmarks, visible, source)
+            judged = ridge(unseen, landmarks[sample], visible[sample], source[sample])
+        if best is None or judged.error < best[0].error:
+            best = judged, candidate, shrinkage
+    layer, weights, shrinkage = best
+    if layer is None or count > SAMPLE:  # else all images judged it, and it is the layer of all
+        every = torch.arange(count, device=device)
+        unseen = _unseen_points(blocks, images, weights, fold, every, marks, grid, temperature)
+        layer = ridge(unseen, landmarks, visible, source)
     whole = (
         weight[-1] if basis is None else weight[-1] @ basis.mT for weight, basis in zip(weights, bases, strict=True)
     )
-    return Start(Regressor(tuple(whole), linear, bias, temperature, grid), spreads, shrinkage)
+    return Start(Regressor(tuple(whole), layer.linear, layer.bias, temperature, grid), spreads, shrinkage)
 
 
 def ridge(

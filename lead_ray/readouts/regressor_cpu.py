@@ -15,6 +15,7 @@ from lead_ray.readouts import soft_argmax_cpu, upsampling_cpu
 
 F = np.float32
 AT_ONCE = 8  # images: fewer read the weights too often, more leave the cache
+CACHE_LINE = 16  # floats: products write rows that begin with one up to half as fast again
 SHARED = 32  # by several threads: between torch's and ours the cores change hands, and each waits for the other's
 
 
@@ -29,7 +30,8 @@ class Passes:
         self._marks, self._grid, count = marks, grid, marks * points
         self._most = max(1, min(len(blocks[0]), AT_ONCE if torch.get_num_threads() == 1 else SHARED))
         self._shapes = np.array([block.shape[1:3] for block in self._blocks])
-        self._values = self._shapes.prod(1) * count
+        self._row = -(-count // CACHE_LINE) * CACHE_LINE
+        self._values = self._shapes.prod(1) * self._row
         self._plan = upsampling_cpu.plan(tuple(map(tuple, self._shapes.tolist())), grid)
         self._axis = np.linspace(-1, 1, grid, dtype=F)
         self._read = [torch.empty(self._most * h * w, c) for _, h, w, c in (block.shape for block in self._blocks)]
@@ -81,7 +83,7 @@ class Passes:
             rows = read.view(self._most, *block.shape[1:])
             for row, image in zip(rows, images.tolist(), strict=False):
                 row.copy_(block[image])
-            maps.append(part.view(-1, len(weight)))
+            maps.append(part.view(-1, self._row)[:, : len(weight)])
             torch.mm(read[: len(maps[-1])], weight.mT, out=maps[-1])
         return maps
 

@@ -66,6 +66,7 @@ class Everything:
             "profile-2": Profile(stage="2", batch=size.get("batch", 32)),
             "views": Views(**size),
             "readout": Readout(),
+            "readout-whole": Readout(whole=True, rounds=3),
             "stage2-loss-256": Stage2(loss_only=True, size=256, batch=8 if on_gpu else 2),
             "ingest": Ingest(),
         }

@@ -1,17 +1,20 @@
 """Speed of training the landmark read-out, from compact maps and from hypercolumns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lead_ray.features import extract
+from lead_ray.models.fpn import DenseEncoder, Fpn, FpnSettings
+from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.readouts.regression import fit
 from lead_ray.readouts.settings import RegressionSettings, paper
 from lead_ray.speed.measure import Candidate, Measured, compare, report
-from lead_ray.speed.steps import Bench
+from lead_ray.speed.steps import Bench, pictures
 
 Kind = tuple[tuple[int, int], ...]
 FEATURES: dict[str, Kind] = {
@@ -35,10 +38,24 @@ class Readout(Bench):
     marks: int = 5
     points: int = 50
     """Virtual points per landmark."""
+    whole: bool = False
+    """In place of gradient steps all that `evaluate` does with annotated images: their features, by a ResNet-50 with
+    random weights on 96 px, and the default read-out in closed form."""
+    annotated: int = 256
+    """Images of the whole."""
+    trunk: TrunkSettings = field(default_factory=TrunkSettings)
+    """Of the whole."""
     rounds: int = 5
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.annotated < 2:
+            raise ValueError(f"annotated must be >= 2, got {self.annotated}")
 
     def run(self) -> list[Measured]:
         device = self.start()
+        if self.whole:
+            return self.run_whole(device)
         candidates = []
         for name, kind in FEATURES.items():
             blocks, marks = self.frozen(kind, device)
@@ -51,6 +68,26 @@ class Readout(Bench):
         found = compare(candidates, images=self.steps * self.batch, rounds=self.rounds, device=device)
         title = f"read-out, {self.marks} landmarks, {self.points} points each, grid {self.grid}, batch {self.batch}"
         report(title, found, self.out, self)
+        return found
+
+    def run_whole(self, device: torch.device) -> list[Measured]:
+        """Compact maps first; hypercolumns are what their trunk gives, without the decoder."""
+        images, settings = pictures(self.annotated, device), RegressionSettings(grid=self.grid, points=self.points)
+        marks = (torch.rand(self.annotated, self.marks, 2) - 0.5).to(device)
+        trunk = Trunk(self.trunk)
+        fpn = Fpn(trunk.channels, FpnSettings())
+
+        def call(encoder: nn.Module) -> Callable[[], object]:
+            encoder.eval().to(device, memory_format=torch.channels_last)
+            return lambda: fit(extract(encoder, images), marks, settings, torch.Generator().manual_seed(0))
+
+        candidates = [
+            Candidate(name=f"{fpn.settings.dim}-d, lead_ray", call=call(DenseEncoder(trunk, fpn)), traced=False),
+            Candidate(name=f"{sum(trunk.channels)}-d, lead_ray", call=call(trunk), traced=False),
+        ]
+        found = compare(candidates, images=self.annotated, rounds=self.rounds, device=device)
+        network = f"ResNet-{self.trunk.depth} x {self.trunk.width:g}"
+        report(f"read-out, whole: {network}, {self.annotated} annotated images", found, self.out, self)
         return found
 
     def frozen(self, kind: Kind, device: torch.device) -> tuple[list[Tensor], Tensor]:
