@@ -37,6 +37,8 @@ def run(stage: Stage, *, title: str | None = None) -> RunFolder:
     # Workers need not stand in this folder.
     paths = {name: storage.absolute(value) for name, value in vars(stage).items() if isinstance(value, Path)}
     stage = dataclasses.replace(stage, **paths)
+    if not stage.workers:
+        pick_device(stage.device)  # what is wrong with it is said before there is a folder
     steps = stage.schedule().steps
     folder = stage.open()
     title = title or f"{stage.kind} {stage.name}"

@@ -3,6 +3,7 @@
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from lead_ray.speed.ingest import Ingest
 from lead_ray.speed.kept import Kept
@@ -23,7 +24,7 @@ class Everything:
 
     out: Path
     """Folder that receives NAME.json of each, and bench.md, a table of all."""
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
     """As in `bench step`."""
     rounds: int | None = None

@@ -17,9 +17,9 @@ from lead_ray.models.hypercolumn import Blocks
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.align import Align, AlignSettings
 from lead_ray.objectives.blocked import blocked_alignment
-from lead_ray.recording import recorded, unrecorded
+from lead_ray.recording import recorded
 from lead_ray.speed.measure import Candidate, Measured, compare, report
-from lead_ray.speed.steps import Bench
+from lead_ray.speed.steps import Bench, countable
 from lead_ray.train import Optim
 
 
@@ -127,10 +127,6 @@ class Stage2(Bench):
         def call() -> None:
             train.train_step(network, optimizer, views, precision)
 
-        def counted() -> None:
-            with unrecorded(learner):
-                call()
-
         name = f"{'lead_ray' if kind is Align else 'naive'}, {'bf16' if precision == torch.bfloat16 else 'fp32'}"
         # Torch does not count the operations of what it has compiled, or fused, or left to Triton.
         by_kernels = device.type == "cuda" or fused.usable(device, precision)
@@ -140,7 +136,7 @@ class Stage2(Bench):
             call=call,
             precision=None if hidden else precision,
             traced=how != "graphs",
-            counted=counted,
+            counted=countable(learner, call),
         )
 
     def losses(self, device: torch.device) -> list[Candidate]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lead_ray import train
@@ -27,7 +27,7 @@ from lead_ray.train import Optim
 class Bench:
     """What all measurements share."""
 
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
     """Of torch on a CPU: 1 makes milliseconds core-milliseconds, and is what a GPU's host trains with."""
     rounds: int = 10
@@ -55,6 +55,16 @@ def pictures(n: int, device: torch.device, side: int = 136) -> Tensor:
     """Smooth random uint8 images [n, 3, side, side], channels last as shards are decoded."""
     smooth = F.interpolate(torch.rand(n, 3, 20, 20), size=side, mode="bicubic").clamp(0, 1)
     return (255 * smooth).to(torch.uint8).contiguous(memory_format=torch.channels_last).to(device)
+
+
+def countable(learner: nn.Module, call: Callable[[], object]) -> Callable[[], None]:
+    """The call with the learner's own passes, whose operations torch can count."""
+
+    def once() -> None:
+        with unrecorded(learner):
+            call()
+
+    return once
 
 
 class Peer(NamedTuple):
@@ -189,12 +199,10 @@ class Step(Bench):
             train.train_step(network, optimizer, two(), precision)
             learner.after_step(0.5)
 
-        def counted() -> None:
-            with unrecorded(learner):
-                call()
-
         said = {"eager": "", "graphs": ", CUDA graphs", "compiled": ", compiled"}[how]
         name = f"lead_ray, {'bf16' if precision == torch.bfloat16 else 'fp32'}{said}"
         # Torch does not count the operations of what it has compiled.
         shown = None if how == "compiled" else precision
-        return Candidate(name=name, call=call, precision=shown, traced=how != "graphs", counted=counted)
+        return Candidate(
+            name=name, call=call, precision=shown, traced=how != "graphs", counted=countable(learner, call)
+        )
