@@ -10,7 +10,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated, Union
 
@@ -31,10 +31,10 @@ from lead_ray.errors import for_people
 from lead_ray.images.packing import (
     Encoding,
     Packing,
+    Plan,
     collect_splits,
     describe,
     make_shard,
-    plan,
     prepared,
     remove_leftovers,
     summary,
@@ -59,6 +59,7 @@ READERS: tuple[type[Reader], ...] = (
     Synthetic,
 )  # a new data set: one file in lead_ray/data/ and one line here
 TOLERATED = 10
+AT_ONCE = 1024  # shards whose records this process has in memory: half a million images
 
 
 def prepare(
@@ -86,30 +87,36 @@ def prepare(
     reader = dataclasses.replace(reader, raw=storage.absolute(Path(reader.raw)))
     crop = dataclasses.replace(reader.crop, size=size)
     packing = Packing(raw=reader.raw, out=out, crop=crop, encoding=encoding)
-    plans, landmarks, checksum = plan(reader, packing)
-    made = describe(reader, packing)
-    if (done := prepared(out, made, checksum)) is not None:
+    with closing(Plan(reader, packing)) as plan:
+        return _pack(plan, reader, packing, workers, max_bad, progress)
+
+
+def _pack(
+    plan: Plan, reader: Reader, packing: Packing, workers: int | None, max_bad: int | None, progress: bool
+) -> Manifest:
+    out, made = packing.out, describe(reader, packing)
+    if (done := prepared(out, made, plan.checksum)) is not None:
         if progress:
             _report(done, f"already prepared in {out}")
         return done
     for leftover in storage.listed(out, "*/.part-*.tmp"):
         storage.remove(leftover)
-    total = sum(item["rows"] for item in plans)
+    total = sum(shard["rows"] for shard in plan.shards)
     limit = max(TOLERATED, total // 100) if max_bad is None else max_bad
     started = time.monotonic()
     with phase(f"preparing {reader.name}", total) if progress else nullcontext() as shown:
         results = {}
-        for result in _checked(_run(plans, packing, workers), len(plans), limit, out):
+        for result in _checked(_run(plan, packing, workers), len(plan.shards), limit, out):
             results[result["file"]] = result
             if shown is not None:
                 done = shown.done + result["rows"] + len(result["quarantined"])
                 shown.update(done, f"{done / (time.monotonic() - started):,.0f} images/s")
-    remove_leftovers(out, {item["file"] for item in plans})
-    ordered = [results[item["file"]] for item in plans]
+    remove_leftovers(out, {shard["file"] for shard in plan.shards})
+    ordered = [results[shard["file"]] for shard in plan.shards]
     manifest = Manifest(
-        splits=collect_splits(ordered, landmarks, out),
+        splits=collect_splits(ordered, plan.landmarks, out),
         quarantined=tuple(image for result in ordered for image in result["quarantined"]),
-        source_checksum=checksum,
+        source_checksum=plan.checksum,
         **made,
     )
     manifest.write(out)
@@ -118,20 +125,22 @@ def prepare(
     return manifest
 
 
-def _run(plans: list[dict], packing: Packing, workers: int | None) -> Iterator[dict]:
+def _run(plan: Plan, packing: Packing, workers: int | None) -> Iterator[dict]:
     """Results in whatever order shards finish."""
     if workers == 0:
-        yield from (make_shard(item, packing) for item in plans)
+        yield from (make_shard(plan.item(shard), packing) for shard in plan.shards)
         return
     from lead_ray.ingest import connect
 
     connect(num_cpus=workers)
     import ray.data
 
-    items = ray.data.from_items(plans, override_num_blocks=len(plans))
     spread = ray.data.TaskPoolStrategy(size=workers)
-    for row in items.map(_task, fn_kwargs={"packing": packing}, compute=spread).iter_rows():
-        yield json.loads(row["result"])
+    for first in range(0, len(plan.shards), AT_ONCE):
+        some = [plan.item(shard) for shard in plan.shards[first : first + AT_ONCE]]
+        items = ray.data.from_items(some, override_num_blocks=len(some))
+        for row in items.map(_task, fn_kwargs={"packing": packing}, compute=spread).iter_rows():
+            yield json.loads(row["result"])
 
 
 def _task(item: dict, packing: Packing) -> dict:

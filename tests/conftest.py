@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+import warnings
 
 # Threads that wait sleep, here and in every process that tests start: spinning, two on a busy core take many times as
 # long as one. Read as torch is loaded.
@@ -74,9 +75,12 @@ def quiet_ray(monkeypatch):
     """No cluster of someone else's, no token file; what was started ends with the test."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    yield
-    import ray
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray Data, which deprecates its own settings when it first looks at them
+        import ray.data
 
+        ray.data.DataContext.get_current()
+    yield
     ray.shutdown()
 
 

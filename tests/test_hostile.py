@@ -8,6 +8,7 @@ import pickle
 import random
 import struct
 import zlib
+from contextlib import closing
 from pathlib import Path
 
 import layouts
@@ -145,8 +146,8 @@ class TestPictures:
         for number in range(MUTATIONS):
             end = draw.choice(list(sound))
             (tmp_path / f"raw/{number:05}.{end}").write_bytes(mutated(sound[end], draw))
-        plans, _, _ = packing.plan(Folder(raw=tmp_path / "raw"), packs)
-        results = [packing.make_shard(item, packs) for item in plans]
+        with closing(packing.Plan(Folder(raw=tmp_path / "raw"), packs)) as plan:
+            results = [packing.make_shard(plan.item(shard), packs) for shard in plan.shards]
         good, bad = (sum(map(count, results)) for count in (lambda r: r["rows"], lambda r: len(r["quarantined"])))
         assert good + bad == MUTATIONS and not any(result["error"] for result in results)
         assert good > MUTATIONS // 20 and bad > MUTATIONS // 20, "mutations are too harsh or too kind"

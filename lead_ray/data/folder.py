@@ -7,13 +7,15 @@ count as visible here.
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from lead_ray.data.listing import in_order
 from lead_ray.data.rows import Crop, Record
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -58,12 +60,12 @@ class Folder:
         if self.landmarks is not None:
             yield from self._annotated(self.landmarks)
             return
-        images = (name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES)
-        seen = sorted(name for name in images if not any(part.startswith(".") for part in name.split("/")))
-        if not seen:
-            raise ValueError(f"raw={str(self.raw)!r} holds no image ({', '.join(sorted(SUFFIXES))})")
-        for name in seen:
+        images = (name for name in names if posixpath.splitext(name)[1].lower() in SUFFIXES)
+        name = None
+        for name in in_order(name for name in images if not any(part.startswith(".") for part in name.split("/"))):
             yield Record(image_id=name, path=self.raw / name, split=self._split(name))
+        if name is None:
+            raise ValueError(f"raw={str(self.raw)!r} holds no image ({', '.join(sorted(SUFFIXES))})")
 
     def _split(self, name: str) -> str:
         draw = int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8]) / 2**64

@@ -46,9 +46,9 @@ class Record:
 
     def to_json(self, raw: Path) -> str:
         """One line that from_json() reads back exactly; paths are relative to `raw`, so folders may move."""
-        path = self.path.relative_to(raw) if self.path.is_relative_to(raw) else self.path
+        path = self.path.as_posix().removeprefix(f"{raw.as_posix().rstrip('/')}/")  # quicker than relative_to()
         visible = None if self.visible is None else self.visible.tolist()
-        where = [self.image_id, path.as_posix(), self.split, self.identity]
+        where = [self.image_id, path, self.split, self.identity]
         rare = {"box_factor": self.box_factor, "size": self.size}
         stated = {key: value for key, value in rare.items() if value is not None}
         return json.dumps([*where, self.box, self.landmarks.tolist(), visible, *([stated] if stated else [])])

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from typing import Literal
 import pyarrow.parquet as pq
 
 from lead_ray import storage
+from lead_ray.data.listing import Listing
 from lead_ray.data.rows import BadImage, Crop, Reader, Record, render
 from lead_ray.images import raw, shards
 from lead_ray.images.shards import Manifest, Shard, Split
@@ -36,36 +37,67 @@ class Packing:
     encoding: Encoding
 
 
-def plan(reader: Reader, packing: Packing) -> tuple[list[dict], dict[str, int], str]:
-    """What each shard will hold, the number of landmarks per split, a checksum of all names and annotations.
+class Plan:
+    """What each shard will hold; the records themselves are on disk until they are asked for.
 
-    A plan is {file, rows, digest, records}, the records as lines of JSON.
-    Raises: ValueError for no image, an image listed twice in a split, or a varying number of landmarks.
+    Raises: ValueError for no image, an image listed twice in a split, or a varying number of landmarks; OSError if
+      their list does not fit the disk.
     """
-    lines: dict[str, dict[str, str]] = {}
-    landmarks: dict[str, int] = {}
-    for record in raw.records(reader):
-        split = lines.setdefault(record.split, {})
-        if record.image_id in split:
-            raise ValueError(f"raw={str(reader.raw)!r}: {record.image_id} comes twice in split {record.split!r}")
-        expected = landmarks.setdefault(record.split, len(record.landmarks))
-        if len(record.landmarks) != expected:
-            found = f"{record.image_id} has {len(record.landmarks)} landmarks, the images before it {expected}"
-            raise ValueError(f"raw={str(reader.raw)!r}: {found}")
-        split[record.image_id] = record.to_json(packing.raw)
-    if not lines:
-        raise ValueError(f"raw={str(reader.raw)!r} holds no image that these settings select")
-    stored = json.dumps([shards.FORMAT_VERSION, dataclasses.asdict(packing.crop), packing.encoding])
-    plans, checksum = [], hashlib.sha256()
-    for split, named in lines.items():
-        ordered = list(named.values())
-        for ordinal, (start, end) in enumerate(shards.shard_bounds(len(ordered))):
-            records = "\n".join(ordered[start:end])
-            checksum.update(f"{split}\n{records}\n".encode())
-            digest = hashlib.sha256(f"{stored}\n{records}".encode()).hexdigest()
-            file = f"{split}/part-{ordinal:05d}.parquet"
-            plans.append({"file": file, "rows": end - start, "digest": digest, "records": records})
-    return plans, landmarks, checksum.hexdigest()
+
+    shards: list[dict]
+    """{file, rows, digest} of each."""
+    landmarks: dict[str, int]
+    """Of every image of each split."""
+    checksum: str
+    """Of all names and annotations."""
+
+    def __init__(self, reader: Reader, packing: Packing):
+        self._listing, self._where = Listing(), {}
+        try:
+            self.landmarks = self._listed(reader, packing)
+            self.shards, self.checksum = self._cut(packing)
+        except BaseException:
+            self.close()
+            raise
+
+    def item(self, shard: dict) -> dict:
+        """The shard with its records, as lines of JSON: what make_shard() is given."""
+        return shard | {"records": self._listing.lines(*self._where[shard["file"]])}
+
+    def close(self) -> None:
+        """Give the disk back."""
+        self._listing.close()
+
+    def _listed(self, reader: Reader, packing: Packing) -> dict[str, int]:
+        where, landmarks = f"raw={str(reader.raw)!r}", {}
+
+        def lines() -> Iterator[tuple[str, str, str]]:
+            for record in raw.records(reader):
+                expected = landmarks.setdefault(record.split, len(record.landmarks))
+                if len(record.landmarks) != expected:
+                    found = f"{record.image_id} has {len(record.landmarks)} landmarks, the images before it {expected}"
+                    raise ValueError(f"{where}: {found}")
+                yield record.split, record.image_id, record.to_json(packing.raw)
+
+        self._listing.add(lines())
+        if not landmarks:
+            raise ValueError(f"{where} holds no image that these settings select")
+        if twice := self._listing.twice():
+            raise ValueError(f"{where}: {twice[1]} comes twice in split {twice[0]!r}")
+        return landmarks
+
+    def _cut(self, packing: Packing) -> tuple[list[dict], str]:
+        stored = json.dumps([shards.FORMAT_VERSION, dataclasses.asdict(packing.crop), packing.encoding])
+        planned, checksum = [], hashlib.sha256()
+        for split, count in self._listing.counts.items():
+            for ordinal, (start, end) in enumerate(shards.shard_bounds(count)):
+                file = f"{split}/part-{ordinal:05d}.parquet"
+                self._where[file] = split, start, end
+                records = self._listing.lines(split, start, end)
+                checksum.update(f"{split}\n{records}\n".encode())
+                digest = hashlib.sha256(f"{stored}\n{records}".encode()).hexdigest()
+                planned.append({"file": file, "rows": end - start, "digest": digest})
+        return planned, checksum.hexdigest()
 
 
 def read_note(path: Path) -> tuple[str, list[dict], int] | None:
@@ -188,13 +220,14 @@ def collect_splits(results: Sequence[dict], landmarks: dict[str, int], out: Path
     splits = {}
     for name, points in landmarks.items():
         mine = [result for result in results if result["file"].startswith(f"{name}/")]
+        seen = set(storage.listed(out, f"{name}/part-*.parquet"))
         count = sum(result["rows"] for result in mine)
         if not count:
             bad = [image for result in mine for image in result["quarantined"]]
             raise ValueError(f"no image of split {name!r} can be used: {summary(bad)}")
         files = tuple(Shard(file=r["file"], rows=r["rows"], sha256=r["sha256"]) for r in mine)
         for shard in files:
-            if not storage.exists(out / shard.file):
+            if out / shard.file not in seen:
                 raise OSError(f"{shard.file} was written by a machine whose {out} is not this one's")
         splits[name] = Split(count=count, landmarks=points, shards=files)
     return splits
