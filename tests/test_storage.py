@@ -186,11 +186,12 @@ class TestStore:
         assert asked == ["nobodys/a"]
 
     @pytest.mark.parametrize("workers", [0, 2])
-    def test_photographs_straight_from_a_bucket(self, quiet_ray, server, tmp_path, workers):
+    def test_photographs_straight_from_a_bucket(self, quiet_ray, server, tmp_path, monkeypatch, workers):
         """The shards of the same folder on a disk, byte for byte; broken objects are set aside, none is copied first.
 
         The list of landmarks lies in the bucket as well, and names an object that is not there.
         """
+        monkeypatch.setattr(prepare, "AT_ONCE", 3)  # shards: the eight go to Ray in turns
         raw, bucket = tmp_path / "raw", Path(f"s3://faces/photographs-{workers}")
         for number in range(20):
             layouts.picture(raw / f"deep/{number}.png", 30 + number, 40)

@@ -41,9 +41,13 @@ def moments(x, means, squares, rows, channels, share, ROWS: constexpr, CHANNELS:
 @kernel
 def join_moments(
     means, squares, weight, bias, running_mean, running_variance, tracked, mean_out, inverse_out, scale_out, shift_out,
-    rows, channels, share, shares, eps, momentum, BATCHES: constexpr, SHARES: constexpr, CHANNELS: constexpr,
+    rows, channels, share, shares, eps, momentum, TRACKING: constexpr, BATCHES: constexpr, SHARES: constexpr,
+    CHANNELS: constexpr,
 ):  # fmt: skip
-    """Of all shares: mean, 1 / deviation, and what the result is of a value: scale * value + shift."""
+    """Of all shares: mean, 1 / deviation, and what the result is of a value: scale * value + shift.
+
+    TRACKING: whether the running statistics follow.
+    """
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     part = tl.arange(0, SHARES)
     known = channel < channels
@@ -69,10 +73,11 @@ def join_moments(
         tl.store(shift_out + found, b - mean * inverse * w, mask=known)
         followed_mean += momentum * (mean - followed_mean)
         followed_variance += momentum * (variance * (rows / (rows - 1.0)) - followed_variance)
-    tl.store(running_mean + channel, followed_mean, mask=known)
-    tl.store(running_variance + channel, followed_variance, mask=known)
-    if tl.program_id(0) == 0:
-        tl.store(tracked, tl.load(tracked) + BATCHES)
+    if TRACKING:
+        tl.store(running_mean + channel, followed_mean, mask=known)
+        tl.store(running_variance + channel, followed_variance, mask=known)
+        if tl.program_id(0) == 0:
+            tl.store(tracked, tl.load(tracked) + BATCHES)
 
 
 @kernel

@@ -39,7 +39,7 @@ def usable(norm: nn.Module, features: Tensor, shortcut: Tensor | None, batches: 
     return (
         _known(norm, features, shortcut)
         and norm.training
-        and norm.track_running_stats
+        and norm.running_mean is not None
         and norm.momentum is not None
         and len(features) % batches == 0
         and features.numel() > features.shape[1] * batches
@@ -53,7 +53,8 @@ def fused(
     relu: bool,
     batches: int = 1,
 ) -> Float[Tensor, "b c h w"]:
-    """relu(norm(features) + shortcut); carries gradients, moves the running statistics, once for every batch.
+    """relu(norm(features) + shortcut); carries gradients, moves the running statistics, if they are tracked, once for
+    every batch.
 
     Args:
         batches: equal parts of the features, one after another, each of which is normalised by itself.
@@ -61,8 +62,9 @@ def fused(
     running = norm.running_mean, norm.running_var, norm.num_batches_tracked
     with torch.cuda.device_of(features):
         how = norm.weight, norm.bias, shortcut, relu, norm.eps, norm.momentum, batches, running
-        result = _Normed.apply(features, *how)
-    torch.autograd.graph.increment_version(running)
+        result = _Normed.apply(features, *how, norm.track_running_stats)
+    if norm.track_running_stats:
+        torch.autograd.graph.increment_version(running)
     return result
 
 
@@ -100,7 +102,7 @@ def frozen(
 
 class _Normed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, weight, bias, shortcut, relu, eps, momentum, batches, running):
+    def forward(ctx, features, weight, bias, shortcut, relu, eps, momentum, batches, running, tracking):
         plan = _Plan(features, batches)
         moments = plan.empty(2, batches, plan.shares, plan.channels)
         kernels.moments[plan.sums](
@@ -109,7 +111,7 @@ class _Normed(torch.autograd.Function):
         found = plan.empty(4, batches, plan.channels)
         kernels.join_moments[plan.joins](
             *moments, weight, bias, *running, *found, plan.rows, plan.channels, plan.share, plan.shares, eps, momentum,
-            BATCHES=batches, SHARES=SHARES, CHANNELS=JOINED,
+            TRACKING=tracking, BATCHES=batches, SHARES=SHARES, CHANNELS=JOINED,
         )  # fmt: skip
         mean, inverse, scale, shift = found
         if shortcut is not None:
@@ -148,7 +150,7 @@ class _Normed(torch.autograd.Function):
             features, passed, back, mean, scale, shift, *factors, plan.rows, plan.channels,
             MASKED=ctx.relu and not ctx.added, **plan.tiles,
         )  # fmt: skip
-        return back, of_weight, of_bias, passed if ctx.added else None, *[None] * 5
+        return back, of_weight, of_bias, passed if ctx.added else None, *[None] * 6
 
 
 class _Plan:

@@ -197,6 +197,6 @@ def pooled_views(trunk: Trunk, *views: Float[Tensor, "b 3 h w"]) -> list[Float[T
         from lead_ray.triton_code import serves
 
         norm = trunk.bn1
-        if serves(views[0].device) and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
+        if serves(views[0].device) and type(norm) is nn.BatchNorm2d and norm.running_mean is not None:
             return list(pooled(trunk(torch.cat(views), batches=len(views))).chunk(len(views)))
     return [pooled(trunk(view)) for view in views]
