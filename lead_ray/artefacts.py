@@ -101,7 +101,7 @@ class RunFolder:
         Raises: ValueError if another process holds it.
         """
         with locks.held(self.path):
-            for pattern in (".*.tmp", "checkpoints/.*.tmp"):  # what a kill left half written
+            for pattern in (".*.tmp", "checkpoints/.*.tmp", "encoders/.*.tmp"):  # what a kill left half written
                 for leftover in storage.listed(self.path, pattern):
                     storage.remove(leftover)
             yield

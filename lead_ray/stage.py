@@ -19,7 +19,7 @@ from lead_ray.worker import Crew
 
 # Settings that change where and how fast a run goes, not what it computes: workers up to the share of a batch that a
 # BatchNorm without sync_batchnorm sees.
-ELSEWHERE = ("out", "workers", "device", "compile", "cuda_graphs", "report_every", "checkpoint_every")
+ELSEWHERE = ("out", "workers", "device", "compile", "cuda_graphs", "report_every", "checkpoint_every", "encoder_every")
 ORDER = ("ingest", "memory", "window", "reshuffle_epochs")  # Stage.order() says which of them matter
 
 
@@ -60,6 +60,9 @@ class Stage(ABC):
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = 1000
     """Steps between checkpoints; a multiple of report_every."""
+    encoder_every: int = 0
+    """Steps between encoders that stay in the run's folder, encoders/step-00001000.safetensors, to see what appears
+    when; a multiple of report_every. 0: the last alone, encoder.safetensors."""
     workers: int | str = 0
     """0: this process, without Ray. From 1: that many Ray Train workers. FEWEST:MOST, such as 2:8: as many as the
     cluster has room for, at any time, in the steps that MOST would take; fewer work through the shares of the others
@@ -79,6 +82,10 @@ class Stage(ABC):
             raise ValueError(
                 f"checkpoint_every must be a multiple of report_every >= 1, "
                 f"got {self.checkpoint_every} and {self.report_every}"
+            )
+        if self.encoder_every < 0 or self.encoder_every % self.report_every:
+            raise ValueError(
+                f"encoder_every must be 0 or a multiple of report_every={self.report_every}, got {self.encoder_every}"
             )
         for name, least in (("window", 1), ("reshuffle_epochs", 0), ("memory", 0)):
             if getattr(self, name) < least:

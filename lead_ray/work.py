@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +108,9 @@ def _work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) 
         metrics["seconds"] = time.perf_counter() - started
         metrics["stall"] = largest(batches.share(), worker)
         if worker.rank == 0:
+            if stage.encoder_every and step % stage.encoder_every == 0:  # before the checkpoint that goes on from here
+                path = folder.path / "encoders" / f"step-{step:08d}.safetensors"
+                _keep(path, stage, folder, learner, step, precision)
             folder.append_metrics(metrics)
             if heard or step % stage.checkpoint_every == 0 or step == schedule.steps:
                 parts = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "precision": precision}
@@ -114,7 +119,7 @@ def _work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) 
         if heard is Notice.STOP and step < schedule.steps:
             return
     if worker.rank == 0:
-        _finish(stage, folder, learner, schedule, precision)
+        _finish(stage, folder, learner, schedule.steps, precision)
 
 
 def _resume(
@@ -137,19 +142,24 @@ def _resume(
     return state["step"], state.get("precision")
 
 
-def _finish(
-    stage: Stage, folder: RunFolder, learner: nn.Module, schedule: train.Schedule, precision: torch.dtype
-) -> None:
-    history = folder.metrics()
+def _finish(stage: Stage, folder: RunFolder, learner: nn.Module, steps: int, precision: torch.dtype) -> None:
+    trained = _keep(folder.path / "encoder.safetensors", stage, folder, learner, steps, precision)
+    folder.finish({"steps": steps, "images": trained["images"], **folder.metrics()[-1]})
+
+
+def _keep(
+    path: Path, stage: Stage, folder: RunFolder, learner: nn.Module, steps: int, precision: torch.dtype
+) -> dict[str, Any]:
+    """Write the encoder as it is after so many steps; returns what its card says of its training."""
     trained = {
         "run": folder.path.name,
         "data": plain(stage.data),
         "images": sum(stage.sampling().shard_sizes),
-        "steps": schedule.steps,
+        "steps": steps,
         "batch_size": stage.optim.batch_size,
         "precision": str(precision).removeprefix("torch."),
         "settings": plain(stage),
     }
-    with atomic(folder.path / "encoder.safetensors") as temporary:
+    with atomic(path) as temporary:
         weights.save(temporary, learner.encoder(), trained)
-    folder.finish({"steps": schedule.steps, "images": trained["images"], **history[-1]})
+    return trained

@@ -141,6 +141,28 @@ class TestStages:
         first, second = (load_file(folder.path / "encoder.safetensors") for folder in (done1, done2))
         assert all(torch.equal(value, second[f"trunk.{name}"]) for name, value in first.items())
 
+    @pytest.mark.parametrize("reports", [0, 1, 2])
+    def test_encoders_are_kept_on_the_way(self, stage1, done1, tmp_path, monkeypatch, reports):
+        """Of every so many steps, the last included, also when the run was cut; each loads as the run's own does."""
+
+        def cut(*arguments):
+            yield from islice(work.work(*arguments), reports)
+            raise KeyboardInterrupt
+
+        settings = stage1(tmp_path, encoder_every=4)
+        with monkeypatch.context() as patch:
+            patch.setattr(launch, "work", cut)
+            with pytest.raises(KeyboardInterrupt):
+                launch.run(settings)
+        folder = launch.run(settings)
+        kept = sorted((folder.path / "encoders").iterdir())
+        assert [path.name for path in kept] == ["step-00000004.safetensors", "step-00000008.safetensors"]
+        assert [weights.read_card(path).trained["steps"] for path in kept] == [4, 8]
+        early, last, own = (load_file(path) for path in (*kept, done1.path / "encoder.safetensors"))
+        assert folder.path.name == done1.path.name and all(torch.equal(last[name], own[name]) for name in own)
+        assert not torch.equal(early["conv1.weight"], own["conv1.weight"])
+        assert weights.load(kept[0])(torch.zeros(1, 3, 32, 32))[0].shape[1] == 8
+
     @pytest.mark.parametrize("reports", [1, 3, 4])
     def test_killed_and_resumed_equals_uninterrupted(self, either, tmp_path, monkeypatch, capsys, reports):
         """Before the first checkpoint, between two, and between the last one and the weights."""
@@ -372,6 +394,8 @@ class TestStageErrors:
             "objective:moco gathers the keys of all workers": {"workers": "1:2", "objective": MocoSettings(queue=32)},
             "checkpoint_every must be a multiple of report_every >= 1, got 4 and 3": {"report_every": 3},
             "checkpoint_every must be .* got 4 and 0": {"report_every": 0},
+            "encoder_every must be 0 or a multiple of report_every=2, got 3": {"encoder_every": 3},
+            "encoder_every must be 0 or a multiple of report_every=2, got -2": {"encoder_every": -2},
             "window must be >= 1, got 0": {"window": 0},
             "reshuffle_epochs must be >= 0, got -1": {"reshuffle_epochs": -1},
             "memory must be >= 0, got -1": {"memory": -1.0},

@@ -1,0 +1,130 @@
+"""When does correspondence appear? Matching by steps of stage 1, beside what the same position has.
+
+$ lead-ray prepare celeba --raw CELEBA --out celeba --partitions train val test
+$ lead-ray prepare mtfl --raw MTFL --out mtfl
+$ python studies/emergence.py --celeba celeba --mtfl mtfl                      # hours: see the steps below
+$ python studies/emergence.py --celeba celeba --mtfl mtfl --stage1 RUN         # a run made with --encoder-every
+
+Stage 1 keeps its encoder every so many steps; of each the hypercolumns are matched, and for some stage 2 is trained.
+The same command again goes on, and measures nothing twice.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from lead_ray.artefacts import read_json, write_json
+from lead_ray.errors import for_people
+from lead_ray.evaluate import Evaluate, evaluate, numbers
+from lead_ray.figures import curves
+from lead_ray.launch import run
+from lead_ray.machine import environment
+from lead_ray.models import weights
+from recipes import coarse_and_fine, compact
+
+RESULTS = Path(__file__).parent / "results"
+SPLIT = "matching"
+COLUMNS = {"diff": "other identity", "same": "same image"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A quarter-width ResNet-18, in-batch InfoNCE at 64 px, batches of 128."""
+
+    celeba: Path
+    """Prepared CelebA faces to learn from."""
+    mtfl: Path
+    """Prepared MTFL, of which the split `matching` is matched."""
+    out: Path = Path("runs")
+    steps: int = 8000
+    every: int = 1000
+    """Steps between encoders."""
+    dense_steps: int = 300
+    """Of stage 2, 32 images each."""
+    dense_at: tuple[int, ...] = (1000, 4000, 8000)
+    """Steps of stage 1 after which stage 2 begins."""
+    stage1: Path | None = None
+    """A run to measure in place of training one."""
+    workers: int = 0
+    results: Path = RESULTS / "emergence"
+    """Receives .json and .png."""
+
+
+def train(study: Study) -> Path:
+    """Folder of stage 1."""
+    if study.stage1 is not None:
+        return study.stage1
+    common: dict[str, Any] = {"data": study.celeba, "out": study.out, "workers": study.workers}
+    coarse, _ = coarse_and_fine("emergence", study.steps, 1, **common)
+    return run(replace(coarse, encoder_every=study.every)).path
+
+
+def encoders(run: Path) -> dict[int, Path]:
+    """Steps -> weights, of a run made with --encoder-every.
+
+    Raises: ValueError if it kept none.
+    """
+    found = sorted((run / "encoders").glob("step-*.safetensors"))
+    if not found:
+        raise ValueError(f"stage1={run} kept no encoders on its way: train with --encoder-every 1000")
+    return {weights.read_card(path).trained["steps"]: path for path in found}
+
+
+def measure(study: Study, stage1: Path) -> dict[str, Any]:
+    """Matching errors by steps of stage 1, of its hypercolumns and of stage 2; the floors."""
+    kept = encoders(stage1)
+    matching: dict[str, Any] = {"task": "matching", "data": study.mtfl, "test_split": SPLIT}
+    untrained = numbers(evaluate(Evaluate(run=stage1, features="untrained", **matching)))
+    found: dict[str, dict[int, dict[str, Any]]] = {"stage 1, hypercolumn": {}, "LEAD stage 2": {}}
+    for steps, path in kept.items():
+        found["stage 1, hypercolumn"][steps] = numbers(evaluate(Evaluate(run=path, **matching)))
+        if steps in study.dense_at:
+            common: dict[str, Any] = {"data": study.celeba, "out": study.out, "workers": study.workers}
+            second = compact(f"emergence{steps}", "lead", path, study.dense_steps, **common).path
+            found["LEAD stage 2"][steps] = numbers(evaluate(Evaluate(run=second, **matching)))
+        print(f"{steps} steps: measured", flush=True)
+    card = weights.read_card(next(iter(kept.values()))).trained
+    return {"found": found, "untrained": untrained, "images": card["images"], "batch_size": card["batch_size"]}
+
+
+def drawn(measured: dict[str, Any], column: str) -> curves.Figure:
+    """Error by images seen: a line a system, the floors dashed."""
+    batch, key = measured["batch_size"], f"cl_{column}"
+    systems = {name: {int(steps): each for steps, each in by.items()} for name, by in measured["found"].items()}
+    places = [batch * steps / 1e6 for steps in next(iter(systems.values()))]
+    lines = [
+        curves.Series(
+            name=name,
+            places=[batch * steps / 1e6 for steps in by],
+            values=[[each[f"{key}_error"]] for each in by.values()],
+        )
+        for name, by in systems.items()
+        if by
+    ]
+    floors = {
+        "the same position": measured["untrained"][f"{key}_baseline"],
+        "untrained": measured["untrained"][f"{key}_error"],
+    }
+    ends = [places[0], places[-1]]
+    lines += [
+        curves.Series(name=name, places=ends, values=[[floor]] * 2, printed=True) for name, floor in floors.items()
+    ]
+    title = f"Matching, {COLUMNS[column]}, by images that stage 1 has seen"
+    return curves.against(lines, x="million images", y="error, px", title=title, log_x=False)
+
+
+def main(study: Study) -> None:
+    measured = measure(study, train(study))
+    kept = study.results.with_suffix(".json")
+    write_json(kept, measured | {"hardware": environment()})
+    drawn(read_json(kept), "diff").savefig(study.results.with_suffix(".png"), dpi=150, metadata={"Software": None})
+    for name, by in measured["found"].items():
+        for steps, each in by.items():
+            print(f"{name}, {steps} steps: {each['cl_diff_error']:.2f} px, same image {each['cl_same_error']:.2f}")
+
+
+if __name__ == "__main__":
+    with for_people("emergence"):
+        main(tyro.cli(Study, description=__doc__))
