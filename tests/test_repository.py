@@ -11,8 +11,11 @@ from lead_ray.quickstart_page import make_table
 from lead_ray.speed.kept import markdown
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "studies" / "results"
+PAGES = [ROOT / folder / "README.md" for folder in (
+    ".", "cluster", "studies", "lead_ray/data", "lead_ray/evaluation", "lead_ray/landmarks", "lead_ray/speed"
+)]  # fmt: skip
+README, _, STUDIES, _, _, LANDMARKS, SPEED = (page.read_text() for page in PAGES)
 
 
 def tracked() -> list[Path]:
@@ -41,14 +44,15 @@ def test_readmes_quickstart_table_is_the_measured_one():
 
 
 def test_readmes_tables_are_the_kept_ones():
-    for name in ("quickstart", "house", "tables/table-objectives", "tables/table-3"):
+    places = {"quickstart": README, "house": README, "house-h200": STUDIES}
+    for name in (*places, "tables/table-objectives", "tables/table-3"):
         rows = [line for line in (RESULTS / f"{name}.md").read_text().splitlines() if line.startswith("|")]
         assert len(rows) > 5
         if name.startswith("tables/"):  # their last column is the run's
             rows = [line.rsplit("|", 2)[0] + "|" for line in rows if "InfoNCE" not in line]  # which was not run
-        assert "\n".join(rows) in README, f"README.md is behind studies/results/{name}.md"
+        assert "\n".join(rows) in places.get(name, STUDIES), f"a README.md is behind studies/results/{name}.md"
     for one in json.loads((RESULTS / "paper-readout.json").read_text()):
-        assert f"{one['error']:.1f}" in README, "README.md is behind studies/results/paper-readout.json"
+        assert f"{one['error']:.1f}" in STUDIES, "studies/README.md is behind results/paper-readout.json"
 
 
 def test_readmes_speeds_are_the_kept_ones():
@@ -58,7 +62,9 @@ def test_readmes_speeds_are_the_kept_ones():
     assert {path.stem for path in folder.glob("*.json")} == set(names)
     again = markdown([json.loads((folder / f"{name}.json").read_text()) for name in names])
     assert rendered == again, f"lead-ray bench table {' '.join(f'{name}.json' for name in names)} --out bench.md"
-    assert all(table in README for table in rendered.split("\n\n")), "README.md is behind studies/results/bench"
+    assert all(table in SPEED for table in rendered.split("\n\n")), "a README.md is behind studies/results/bench"
+    shown = README.partition("**Speed**")[2].partition("\n\n")[2].partition("\n\n")[0].splitlines()
+    assert len(shown) > 5 and set(shown) <= set(rendered.splitlines())
 
 
 def test_readmes_landmark_models_are_the_measured_ones():
@@ -67,7 +73,30 @@ def test_readmes_landmark_models_are_the_measured_ones():
     names = ("synthetic", "300w", "mtfl", "resnet-50")
     assert {path.stem for path in folder.glob("*.json")} == set(names)
     assert rendered == markdown([json.loads((folder / f"{name}.json").read_text()) for name in names])
-    assert all(table in README for table in rendered.split("\n\n")), "README.md is behind studies/results/model"
+    assert all(table in LANDMARKS for table in rendered.split("\n\n")), "a README.md is behind studies/results/model"
+
+
+def test_pages_lead_somewhere():
+    for page in PAGES:
+        links = re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", page.read_text())
+        for link, part in links:
+            target = page.parent / link if link else page
+            assert target.exists(), f"{page}: {link}"
+            if part:
+                heads = re.findall(r"(?m)^#+ (.*)$", target.read_text())
+                slugs = [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads]
+                assert part[1:] in slugs, f"{page}: {link}{part}"
+        if page.parent != ROOT:
+            assert str(page.relative_to(ROOT)) in README, f"README.md does not lead to {page}"
+
+
+def test_tests_that_pages_name_are_there():
+    named = re.findall(r"`(test_\w+\.py)::(?:(\w+)::)?(\w+)`", "".join(page.read_text() for page in PAGES))
+    assert len(named) > 15
+    for file, group, name in named:
+        source = (ROOT / "tests" / file).read_text()
+        assert f"class {name}" in source or f"def {name}(" in source, (file, name)
+        assert not group or f"class {group}" in source, (file, group)
 
 
 def test_top_level_is_the_plan():

@@ -18,7 +18,7 @@ from lead_ray.cli import COMMANDS
 from lead_ray.landmarks.labels import Mark
 from lead_ray.usage import misspelt, paragraphs
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "lead_ray" / "landmarks" / "README.md"
 
 
 def helped(command: str, capsys) -> str:
@@ -120,9 +120,9 @@ def examples(text: str, block: str) -> list[str]:
     return [one.strip() for one in found if one.lstrip().startswith(("file,", '{"schema"'))]
 
 
-def test_the_layouts_that_help_and_readme_show_are_read(tmp_path):
+def test_the_layouts_that_help_and_page_show_are_read(tmp_path):
     shown = examples(convert.__doc__, r"(?m)(?:^    .*\n)+")
-    assert len(shown) == 2 and examples(README.read_text(), r"(?s)(?<=\n```\n).*?(?=```\n)") == shown
+    assert len(shown) == 2 and examples(PAGE.read_text(), r"(?s)(?<=\n```\n).*?(?=```\n)") == shown
     Image.new("L", (80, 60)).save(tmp_path / "a.jpg")
     for name, content in zip(("labels.csv", "labels.json"), shown, strict=True):
         file = tmp_path / name
