@@ -3,7 +3,8 @@
     runs/<stage>-<name>-<hash of the settings that matter>/
         config.json  env.json  metrics.jsonl  checkpoints/step-00001000.pt  encoder.safetensors  result.json
 
-`result.json` is written last: where it exists the run is finished and is never trained twice.
+and, with --encoder-every, encoders/step-00001000.safetensors. `result.json` is written last: where it exists the run is
+finished and is never trained twice.
 """
 
 import dataclasses

@@ -20,7 +20,7 @@ from lead_ray.speed.ingest import Ingest
 from lead_ray.speed.kept import Kept
 from lead_ray.speed.model import Model
 from lead_ray.speed.profile import Profile
-from lead_ray.speed.readout import Readout
+from lead_ray.speed.readout import Readout, ReadoutWhole
 from lead_ray.speed.scale import Scale
 from lead_ray.speed.stage2 import Stage2
 from lead_ray.speed.steps import Step, Views
@@ -33,6 +33,7 @@ Measurements = (
     | Annotated[Ingest, tyro.conf.subcommand("ingest")]
     | Annotated[Stage2, tyro.conf.subcommand("stage2")]
     | Annotated[Readout, tyro.conf.subcommand("readout")]
+    | Annotated[ReadoutWhole, tyro.conf.subcommand("readout-whole")]
     | Annotated[Workers, tyro.conf.subcommand("workers")]
     | Annotated[Scale, tyro.conf.subcommand("scale")]
     | Annotated[Model, tyro.conf.subcommand("model")]

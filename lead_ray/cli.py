@@ -5,8 +5,6 @@ import sys
 from difflib import get_close_matches
 from importlib.metadata import version
 
-from lead_ray.errors import for_people
-
 COMMANDS = {
     "quickstart": "synthetic faces -> both stages -> errors -> one page, in a few minutes",
     "prepare": "raw folder -> shards",
@@ -37,6 +35,8 @@ def main() -> None:
         meant = get_close_matches(command, COMMANDS, n=1)
         like = f"did you mean {meant[0]}?" if meant else f"commands: {', '.join(COMMANDS)}"
         sys.exit(f"lead-ray: no command {command!r}; {like}")
-    # Imported only now: `lead-ray --help` must not wait for torch. That takes seconds, in which Ctrl-C may come.
-    with for_people(command):
-        importlib.import_module(f"lead_ray.{command}").main(sys.argv[2:])
+    try:  # imported only now: `lead-ray --help` must not wait for torch
+        module = importlib.import_module(f"lead_ray.{command}")
+    except KeyboardInterrupt:  # within these seconds
+        sys.exit(130)
+    module.main(sys.argv[2:])

@@ -37,13 +37,13 @@ def run(stage: Stage, *, title: str | None = None) -> RunFolder:
     # Workers need not stand in this folder.
     paths = {name: storage.absolute(value) for name, value in vars(stage).items() if isinstance(value, Path)}
     stage = dataclasses.replace(stage, **paths)
-    if not stage.workers:
-        pick_device(stage.device)  # what is wrong with it is said before there is a folder
     steps = stage.schedule().steps
     folder = stage.open()
     title = title or f"{stage.kind} {stage.name}"
     if folder.result is not None:
         print(f"{title}: finished before, {folder.path}")
+        if stage.encoder_every and not storage.is_folder(folder.path / "encoders"):
+            print(f"{title}: it kept no encoders on its way; another --name trains it again, with them")
         return folder
     if stage.ingest == "auto":
         took = "stream" if stage.streams else "resident"

@@ -59,7 +59,9 @@ READERS: tuple[type[Reader], ...] = (
     Synthetic,
 )  # a new data set: one file in lead_ray/data/ and one line here
 TOLERATED = 10
-AT_ONCE = 1024  # shards whose records this process has in memory: half a million images
+AT_ONCE = 1024
+"""Shards that Ray is given together, so that records of half a million images at most are in memory. Between two lots,
+minutes of work each, tasks wait for the last one."""
 
 
 def prepare(
@@ -101,18 +103,18 @@ def _pack(
         return done
     for leftover in storage.listed(out, "*/.part-*.tmp"):
         storage.remove(leftover)
-    total = sum(shard["rows"] for shard in plan.shards)
+    total = sum(part["rows"] for part in plan.parts)
     limit = max(TOLERATED, total // 100) if max_bad is None else max_bad
     started = time.monotonic()
     with phase(f"preparing {reader.name}", total) if progress else nullcontext() as shown:
         results = {}
-        for result in _checked(_run(plan, packing, workers), len(plan.shards), limit, out):
+        for result in _checked(_run(plan, packing, workers), len(plan.parts), limit, out):
             results[result["file"]] = result
             if shown is not None:
                 done = shown.done + result["rows"] + len(result["quarantined"])
                 shown.update(done, f"{done / (time.monotonic() - started):,.0f} images/s")
-    remove_leftovers(out, {shard["file"] for shard in plan.shards})
-    ordered = [results[shard["file"]] for shard in plan.shards]
+    remove_leftovers(out, {part["file"] for part in plan.parts})
+    ordered = [results[part["file"]] for part in plan.parts]
     manifest = Manifest(
         splits=collect_splits(ordered, plan.landmarks, out),
         quarantined=tuple(image for result in ordered for image in result["quarantined"]),
@@ -128,7 +130,7 @@ def _pack(
 def _run(plan: Plan, packing: Packing, workers: int | None) -> Iterator[dict]:
     """Results in whatever order shards finish."""
     if workers == 0:
-        yield from (make_shard(plan.item(shard), packing) for shard in plan.shards)
+        yield from (make_shard(plan.item(part), packing) for part in plan.parts)
         return
     from lead_ray.ingest import connect
 
@@ -136,9 +138,12 @@ def _run(plan: Plan, packing: Packing, workers: int | None) -> Iterator[dict]:
     import ray.data
 
     spread = ray.data.TaskPoolStrategy(size=workers)
-    for first in range(0, len(plan.shards), AT_ONCE):
-        some = [plan.item(shard) for shard in plan.shards[first : first + AT_ONCE]]
-        items = ray.data.from_items(some, override_num_blocks=len(some))
+
+    def lot(parts: list[dict]) -> ray.data.Dataset:
+        return ray.data.from_items([plan.item(part) for part in parts], override_num_blocks=len(parts))
+
+    for first in range(0, len(plan.parts), AT_ONCE):
+        items = lot(plan.parts[first : first + AT_ONCE])
         for row in items.map(_task, fn_kwargs={"packing": packing}, compute=spread).iter_rows():
             yield json.loads(row["result"])
 

@@ -208,15 +208,10 @@ def written(folder: Path, pattern: str) -> dict[Path, float]:
 
 
 def names_below(folder: Path) -> Iterator[str]:
-    """The names of all objects below a folder of a store, from there, in no order; one folder's at a time in memory."""
-    root, waiting = "/".join(folder.parts[1:]), [folder]
-    while waiting:
-        found = _ask(waiting.pop(), lambda store, key: store.get_file_info(pyarrow.fs.FileSelector(key)))
-        for info in found:
-            if info.type == pyarrow.fs.FileType.Directory:
-                waiting.append(Path(folder.parts[0], info.path))
-            elif info.type == pyarrow.fs.FileType.File:
-                yield info.path.removeprefix(f"{root}/")
+    """The names of all objects below a folder of a store, from there, in no order."""
+    root = "/".join(folder.parts[1:])
+    found = _ask(folder, lambda store, key: store.get_file_info(pyarrow.fs.FileSelector(key, recursive=True)))
+    return (info.path.removeprefix(f"{root}/") for info in found if info.type == pyarrow.fs.FileType.File)
 
 
 def _matches(path: Path, pattern: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lead_ray import train
+from lead_ray import storage, train
 from lead_ray.artefacts import RunFolder, atomic, plain
 from lead_ray.images import feed, sampling
 from lead_ray.machine import denormals_flushed, keep_freed_memory, quickest_convolutions, single_thread
@@ -73,6 +73,8 @@ def _work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) 
     first_step, precision = _resume(folder, learner, optimizer, worker)
     precision = precision or train.resolve_precision(stage.precision, worker.device)
     check_agreement(first_step, worker)
+    if worker.rank == 0:
+        _keep_on_the_way(stage, folder, learner, first_step, precision)  # a kill may have come after its checkpoint
     learner.train()
     schedule = stage.schedule()
     batches = feed.Waits(images(first_step))
@@ -108,13 +110,11 @@ def _work(stage: Stage, folder: RunFolder, images: feed.Images, worker: Worker) 
         metrics["seconds"] = time.perf_counter() - started
         metrics["stall"] = largest(batches.share(), worker)
         if worker.rank == 0:
-            if stage.encoder_every and step % stage.encoder_every == 0:  # before the checkpoint that goes on from here
-                path = folder.path / "encoders" / f"step-{step:08d}.safetensors"
-                _keep(path, stage, folder, learner, step, precision)
             folder.append_metrics(metrics)
             if heard or step % stage.checkpoint_every == 0 or step == schedule.steps:
                 parts = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "precision": precision}
                 folder.save_checkpoint(step, parts)
+            _keep_on_the_way(stage, folder, learner, step, precision)
         yield metrics
         if heard is Notice.STOP and step < schedule.steps:
             return
@@ -145,6 +145,13 @@ def _resume(
 def _finish(stage: Stage, folder: RunFolder, learner: nn.Module, steps: int, precision: torch.dtype) -> None:
     trained = _keep(folder.path / "encoder.safetensors", stage, folder, learner, steps, precision)
     folder.finish({"steps": steps, "images": trained["images"], **folder.metrics()[-1]})
+
+
+def _keep_on_the_way(stage: Stage, folder: RunFolder, learner: nn.Module, step: int, precision: torch.dtype) -> None:
+    """Write this step's encoder if it is one of those that stay, unless it is there."""
+    path = folder.path / "encoders" / f"step-{step:08d}.safetensors"
+    if stage.encoder_every and step and step % stage.encoder_every == 0 and not storage.exists(path):
+        _keep(path, stage, folder, learner, step, precision)
 
 
 def _keep(

@@ -21,7 +21,7 @@ from lead_ray.speed.ingest import Ingest
 from lead_ray.speed.kept import markdown
 from lead_ray.speed.measure import Candidate
 from lead_ray.speed.profile import Profile
-from lead_ray.speed.readout import FEATURES, Readout, costs
+from lead_ray.speed.readout import FEATURES, Readout, ReadoutWhole, costs
 from lead_ray.speed.scale import Scale, all_reduce, exchanged
 from lead_ray.speed.stage2 import NaiveAlign, Stage2
 from lead_ray.speed.steps import Step, Views, pictures
@@ -216,7 +216,7 @@ class TestSameWork:
     [
         ["views", "--batch", "8", "--views.size", "32"],
         ["readout", "--batch", "4", "--steps", "2", "--grid", "12", "--points", "3"],
-        ["readout", "--whole", "--annotated", "3", "--grid", "12", "--trunk.depth", "18", "--trunk.width", "0.25"],
+        ["readout-whole", "--annotated", "3", "--readout.grid", "12", "--trunk.depth", "18", "--trunk.width", "0.25"],
         ["stage2", "--batch", "2", "--loss-only", "--size", "64", "--trunk.depth", "18", "--trunk.width", "0.25"],
         ["stage2", "--batch", "2", "--size", "64", "--trunk.depth", "18", "--trunk.width", "0.25"],
         pytest.param(
@@ -257,7 +257,7 @@ def test_all_goes_on_where_one_fails(tmp_path, monkeypatch, capsys):
         found = [{"name": "ours", "milliseconds": 1.0, "times_faster": 2.0, "peak_megabytes": None}]
         write_json(self.out, {"title": type(self).__name__, "settings": {"threads": self.threads}, "found": found})
 
-    for kind in (Readout, Views, Stage2, Ingest, Profile):
+    for kind in (Readout, ReadoutWhole, Views, Stage2, Ingest, Profile):
         monkeypatch.setattr(kind, "run", measured)
     monkeypatch.setattr(Step, "run", fails)
     command = ["all", "--out", str(tmp_path / "found"), "--device", "cpu", "--threads", "2"]

@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,7 @@ STUDIES = Path(__file__).parents[1] / "studies"
 @pytest.mark.slow
 def test_errors_by_steps(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(STUDIES))
-    study, recipes = importlib.import_module("emergence"), importlib.import_module("recipes")
-    often = partial(recipes.Pretrain, report_every=1, checkpoint_every=1)
-    monkeypatch.setattr(recipes, "Pretrain", often)
+    study = importlib.import_module("emergence")
     prepare(
         Synthetic(raw=tmp_path / "raw", images=160, identities=80, seed=4), tmp_path / "data", workers=0, progress=False
     )
@@ -35,5 +33,12 @@ def test_errors_by_steps(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
     assert f"LEAD stage 2, 2 steps: {errors['LEAD stage 2']['2']:.2f} px" in said
-    with pytest.raises(ValueError, match="kept no encoders on its way: train with --encoder-every 1000"):
+    with pytest.raises(ValueError, match="kept no encoders on its way: train it under another --name"):
         study.encoders(tmp_path)
+    for wrong in ({"every": 3}, {"every": 2, "dense_at": (1,)}, {"dense_at": (2, 5)}):
+        with pytest.raises(
+            ValueError, match=r"every must be in 1\.\.2|dense_at=\[[15]\]: stage 1 keeps its encoder after"
+        ):
+            replace(settings, **wrong)
+    with pytest.raises(ValueError, match=r"dense_at=\[3\]: .* after 1, 2 steps"):
+        study.main(replace(settings, stage1=next((tmp_path / "runs").glob("stage1-*")), dense_at=(3,)))

@@ -147,7 +147,7 @@ class TestPictures:
             end = draw.choice(list(sound))
             (tmp_path / f"raw/{number:05}.{end}").write_bytes(mutated(sound[end], draw))
         with closing(packing.Plan(Folder(raw=tmp_path / "raw"), packs)) as plan:
-            results = [packing.make_shard(plan.item(shard), packs) for shard in plan.shards]
+            results = [packing.make_shard(plan.item(part), packs) for part in plan.parts]
         good, bad = (sum(map(count, results)) for count in (lambda r: r["rows"], lambda r: len(r["quarantined"])))
         assert good + bad == MUTATIONS and not any(result["error"] for result in results)
         assert good > MUTATIONS // 20 and bad > MUTATIONS // 20, "mutations are too harsh or too kind"

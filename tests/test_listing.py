@@ -6,6 +6,7 @@ import sqlite3
 import tracemalloc
 from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from lead_ray.data import listing
 from lead_ray.data.crops import Crop
 from lead_ray.data.folder import Folder
 from lead_ray.data.listing import Listing, in_order
+from lead_ray.data.rows import Record
 from lead_ray.images import packing, shards
 
 names = st.text(st.characters(exclude_categories=()), max_size=6)  # surrogates, too: names that are not UTF-8 on disk
@@ -38,6 +40,12 @@ def test_lines_come_back_as_they_came(given, start, length):
         twice = found.twice()
     assert (twice is None) == (len(set(given)) == len(given))
     assert twice is None or given.count(twice) > 1
+
+
+def test_the_first_that_comes_twice_is_named():
+    with closing(Listing()) as found:
+        found.add(("train", name, "") for name in "xzzaay")
+        assert found.twice() == ("train", "z")
 
 
 def test_a_full_disk_is_said(monkeypatch):
@@ -66,7 +74,7 @@ def test_a_plan_is_what_it_would_be_in_memory(tmp_path, monkeypatch):
     reader, packs, listed = planned(tmp_path / "raw", 9000)
     monkeypatch.setattr(packing.raw, "records", lambda _: reader.records_of(listed))
     with closing(packing.Plan(reader, packs)) as plan:
-        items = [plan.item(shard) for shard in plan.shards]
+        items = [plan.item(part) for part in plan.parts]
     by_split = {}
     for name in sorted(listed):
         line = json.dumps([name, name, reader._split(name), None, None, [], None])
@@ -83,15 +91,43 @@ def test_a_plan_is_what_it_would_be_in_memory(tmp_path, monkeypatch):
     assert plan.checksum == checksum.hexdigest()
 
 
-def test_memory_does_not_grow_with_the_images(tmp_path, monkeypatch):
+def test_memory_does_not_grow_with_the_images_of_a_folder(tmp_path):
     def most(count: int) -> int:
-        reader, packs, _ = planned(tmp_path / "raw", 0)
-        monkeypatch.setattr(packing.raw, "records", lambda _: reader.records_of(f"{n}.jpg" for n in range(count)))
+        folder = tmp_path / str(count) / "raw"
+        (folder / "deep").mkdir(parents=True)
+        for number in range(count):
+            (folder / "deep" / f"{number:07}.jpg").touch()
+        reader, packs, _ = planned(folder, 0)
         tracemalloc.start()
-        with closing(packing.Plan(reader, packs)):
+        with closing(packing.Plan(reader, packs)) as plan:
             found = tracemalloc.get_traced_memory()[1]
+            assert sum(part["rows"] for part in plan.parts) == count
         tracemalloc.stop()
         return found
 
     most(1000)  # what is kept from the first call on
-    assert most(16_000) - most(8_000) < 8_000 * 20, "more than twenty bytes an image"
+    assert most(8000) - most(4000) < 4000 * 20, "more than twenty bytes an image"
+
+
+def test_a_folder_is_walked_as_rglob_does(tmp_path):
+    names = ("a.jpg", "b/c.PNG", "b/d/e.jpg", "b.jpg/f.jpg", ".hidden/g.jpg", "b/.h.jpg", "notes.txt")
+    for name in names:
+        path = tmp_path / "raw" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "raw" / "link").symlink_to(tmp_path / "raw" / "b")
+    (tmp_path / "raw" / "link.jpg").symlink_to(tmp_path / "raw" / "a.jpg")
+    found = [record.image_id for record in Folder(raw=tmp_path / "raw").records()]
+    walked = (path.relative_to(tmp_path / "raw").as_posix() for path in (tmp_path / "raw").rglob("*"))
+    assert found == [record.image_id for record in Folder(raw=tmp_path / "raw").records_of(walked)]
+    assert found == ["a.jpg", "b.jpg", "b.jpg/f.jpg", "b/c.PNG", "b/d/e.jpg", "link.jpg"]
+
+
+@pytest.mark.parametrize("raw", ["/", "/raw", "raw", "."])
+@pytest.mark.parametrize("name", ["", ".", "a.jpg", "b/c.jpg", "../d.jpg", "/elsewhere/e.jpg"])
+def test_a_line_has_paths_as_relative_to_says(raw, name):
+    path = Path(raw) / name
+    line = Record(image_id=name, path=path, split="train").to_json(Path(raw))
+    expected = path.relative_to(raw) if path.is_relative_to(raw) else path
+    assert json.loads(line)[1] == expected.as_posix()
+    assert Record.from_json(line, Path(raw)).path == path

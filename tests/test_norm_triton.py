@@ -60,6 +60,9 @@ def test_who_gets_them_in_training(triton_at_hand, monkeypatch):
     plain, norm = channels_last(4, 8, 3, 3), nn.BatchNorm2d(8)
     there, usable = OnAGpu(plain), norm_triton.usable
     assert usable(norm, there, None) and usable(norm, there, plain, 2)
+    norm.track_running_stats = False  # for a while, for an elastic worker's later shares
+    assert usable(norm, there, None)
+    norm.track_running_stats = True
     assert not usable(norm, plain, None), "not on a CPU"
     assert not usable(norm, OnAGpu(plain.contiguous()), None), "not in torch's own layout"
     assert not usable(norm, OnAGpu(plain.double()), None)

@@ -163,6 +163,10 @@ class TestStages:
         assert not torch.equal(early["conv1.weight"], own["conv1.weight"])
         assert weights.load(kept[0])(torch.zeros(1, 3, 32, 32))[0].shape[1] == 8
 
+    def test_a_finished_run_says_that_it_kept_no_encoders(self, stage1, done1, capsys):
+        launch.run(stage1(done1.path.parent, encoder_every=4))
+        assert "it kept no encoders on its way; another --name trains it again" in capsys.readouterr().out
+
     @pytest.mark.parametrize("reports", [1, 3, 4])
     def test_killed_and_resumed_equals_uninterrupted(self, either, tmp_path, monkeypatch, capsys, reports):
         """Before the first checkpoint, between two, and between the last one and the weights."""

@@ -7,8 +7,10 @@ count as visible here.
 
 import hashlib
 import json
+import os
 import posixpath
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,19 +54,18 @@ class Folder:
     def records(self) -> Iterator[Record]:
         if not self.raw.is_dir():
             raise FileNotFoundError(f"raw={str(self.raw)!r} is not a folder: name the one that holds the pictures")
-        found = (path.relative_to(self.raw).as_posix() for path in self.raw.rglob("*"))
-        return self.records_of(() if self.landmarks else found)
+        return self.records_of(() if self.landmarks else _below(self.raw))
 
     def records_of(self, names: Iterable[str]) -> Iterator[Record]:
         """records(), of these names below the folder; with landmarks, of what is annotated."""
         if self.landmarks is not None:
             yield from self._annotated(self.landmarks)
             return
-        images = (name for name in names if posixpath.splitext(name)[1].lower() in SUFFIXES)
-        name = None
-        for name in in_order(name for name in images if not any(part.startswith(".") for part in name.split("/"))):
+        empty = True
+        for name in in_order(filter(_is_image, names)):
+            empty = False
             yield Record(image_id=name, path=self.raw / name, split=self._split(name))
-        if name is None:
+        if empty:
             raise ValueError(f"raw={str(self.raw)!r} holds no image ({', '.join(sorted(SUFFIXES))})")
 
     def _split(self, name: str) -> str:
@@ -107,6 +108,26 @@ class Folder:
             }
         for name in sorted(annotated):
             yield Record(image_id=name, path=self.raw / name, split=self._split(name), **annotated[name])
+
+
+def _is_image(name: str) -> bool:
+    shown = not any(part.startswith(".") for part in name.split("/"))
+    return shown and posixpath.splitext(name)[1].lower() in SUFFIXES
+
+
+def _below(folder: Path) -> Iterator[str]:
+    """Names of all that is below a folder, from there, in no order. Links to folders are not followed.
+
+    As Path.rglob(), which keeps all of them in memory.
+    """
+    waiting = [""]
+    while waiting:
+        at = waiting.pop()
+        with suppress(PermissionError), os.scandir(folder / at) as entries:
+            for entry in entries:
+                yield f"{at}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(f"{at}{entry.name}/")
 
 
 def _entries(file: Path, content: Any, key: str) -> Iterator[tuple[str, dict]]:

@@ -1,4 +1,4 @@
-"""Long lists on disk: what is kept in memory does not grow with the number of images.
+"""Long lists on disk: what they take of memory does not grow with the number of images.
 
 SQLite keeps and sorts them, in files without a name where the system has its temporary ones.
 """
@@ -33,8 +33,8 @@ class Listing:
             self._table.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", rows())
 
     def twice(self) -> tuple[str, str] | None:
-        """Split and image_id of an image that comes twice in a split."""
-        asked = "SELECT split, image_id FROM records GROUP BY split, image_id HAVING count(*) > 1 LIMIT 1"
+        """Split and image_id of the first image that has come before in its split."""
+        asked = "SELECT split, image_id FROM records GROUP BY split, image_id HAVING count(*) > 1 ORDER BY max(ordinal)"
         with _room():
             found = self._table.execute(asked).fetchone()
         return found and (found[0], _text(found[1]))
@@ -42,7 +42,8 @@ class Listing:
     def lines(self, split: str, start: int, end: int) -> str:
         """Lines start up to, not with, end of a split, one below the other."""
         asked = "SELECT line FROM records WHERE split = ? AND ordinal >= ? AND ordinal < ? ORDER BY ordinal"
-        return "\n".join(line for (line,) in self._table.execute(asked, (split, start, end)))
+        with _room():
+            return "\n".join(line for (line,) in self._table.execute(asked, (split, start, end)))
 
     def close(self) -> None:
         self._table.close()
@@ -58,9 +59,10 @@ def in_order(names: Iterable[str]) -> Iterator[str]:
 
 def _opened(table: str) -> sqlite3.Connection:
     made = sqlite3.connect("")
-    for how in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -65536"):  # KiB of it that stay in memory
-        made.execute(f"PRAGMA {how}")
-    made.execute(table)
+    with _room():
+        for how in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -65536"):  # KiB of it that stay in memory
+            made.execute(f"PRAGMA {how}")
+        made.execute(table)
     return made
 
 

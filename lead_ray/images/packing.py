@@ -44,25 +44,25 @@ class Plan:
       their list does not fit the disk.
     """
 
-    shards: list[dict]
-    """{file, rows, digest} of each."""
     landmarks: dict[str, int]
-    """Of every image of each split."""
+    """Split -> how many landmarks each of its images has."""
+    parts: list[dict]
+    """{file, rows, digest} of every shard."""
     checksum: str
     """Of all names and annotations."""
 
     def __init__(self, reader: Reader, packing: Packing):
-        self._listing, self._where = Listing(), {}
+        self._listing = Listing()
         try:
             self.landmarks = self._listed(reader, packing)
-            self.shards, self.checksum = self._cut(packing)
+            self._cut(packing)
         except BaseException:
             self.close()
             raise
 
-    def item(self, shard: dict) -> dict:
-        """The shard with its records, as lines of JSON: what make_shard() is given."""
-        return shard | {"records": self._listing.lines(*self._where[shard["file"]])}
+    def item(self, part: dict) -> dict:
+        """One of the parts with its records, as lines of JSON: what make_shard() is given."""
+        return part | {"records": self._listing.lines(*self._where[part["file"]])}
 
     def close(self) -> None:
         """Give the disk back."""
@@ -86,9 +86,11 @@ class Plan:
             raise ValueError(f"{where}: {twice[1]} comes twice in split {twice[0]!r}")
         return landmarks
 
-    def _cut(self, packing: Packing) -> tuple[list[dict], str]:
+    def _cut(self, packing: Packing) -> None:
+        """Into shards, each with its digest."""
+        self.parts, self._where = [], {}
         stored = json.dumps([shards.FORMAT_VERSION, dataclasses.asdict(packing.crop), packing.encoding])
-        planned, checksum = [], hashlib.sha256()
+        checksum = hashlib.sha256()
         for split, count in self._listing.counts.items():
             for ordinal, (start, end) in enumerate(shards.shard_bounds(count)):
                 file = f"{split}/part-{ordinal:05d}.parquet"
@@ -96,8 +98,8 @@ class Plan:
                 records = self._listing.lines(split, start, end)
                 checksum.update(f"{split}\n{records}\n".encode())
                 digest = hashlib.sha256(f"{stored}\n{records}".encode()).hexdigest()
-                planned.append({"file": file, "rows": end - start, "digest": digest})
-        return planned, checksum.hexdigest()
+                self.parts.append({"file": file, "rows": end - start, "digest": digest})
+        self.checksum = checksum.hexdigest()
 
 
 def read_note(path: Path) -> tuple[str, list[dict], int] | None:
@@ -227,7 +229,7 @@ def collect_splits(results: Sequence[dict], landmarks: dict[str, int], out: Path
             raise ValueError(f"no image of split {name!r} can be used: {summary(bad)}")
         files = tuple(Shard(file=r["file"], rows=r["rows"], sha256=r["sha256"]) for r in mine)
         for shard in files:
-            if out / shard.file not in seen:
+            if out / shard.file not in seen and not storage.exists(out / shard.file):  # a listing may be late
                 raise OSError(f"{shard.file} was written by a machine whose {out} is not this one's")
         splits[name] = Split(count=count, landmarks=points, shards=files)
     return splits

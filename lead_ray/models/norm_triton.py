@@ -53,8 +53,7 @@ def fused(
     relu: bool,
     batches: int = 1,
 ) -> Float[Tensor, "b c h w"]:
-    """relu(norm(features) + shortcut); carries gradients, moves the running statistics, if they are tracked, once for
-    every batch.
+    """relu(norm(features) + shortcut); carries gradients. Running statistics move once for every batch if tracked.
 
     Args:
         batches: equal parts of the features, one after another, each of which is normalised by itself.

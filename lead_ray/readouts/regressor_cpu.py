@@ -15,8 +15,8 @@ from lead_ray.readouts import soft_argmax_cpu, upsampling_cpu
 
 F = np.float32
 AT_ONCE = 8  # images: fewer read the weights too often, more leave the cache
-CACHE_LINE = 16  # floats: products write rows that begin with one up to half as fast again
 SHARED = 32  # by several threads: between torch's and ours the cores change hands, and each waits for the other's
+CACHE_LINE = 16  # floats; where rows of maps begin with one, products write them up to half as fast again
 
 
 class Passes:

@@ -20,7 +20,8 @@ ROUND = F(1.5 * 2**23)  # added to a small float, it leaves the nearest whole nu
 def read_out(maps, levels, plan, axis, linear, bias, target, share, scale, training, virtual, residual, losses, span):
     """Images span[0] up to, not with, span[1]: virtual points; in training also residuals, losses, and the gradient.
 
-    maps: of all blocks one after another, each [images, h, w, k * points]; in training they become the gradient.
+    maps: of all blocks one after another, each [images, h, w, row], k * points of a row, which may be longer, count; in
+      training they become the gradient.
     levels: for each block where its maps begin, how many values an image has, h, w.
     plan: of upsampling_cpu.
     virtual: [images, k, 2 * points]; residual: [images, k, 2], the gradient in the landmarks; losses: [images].

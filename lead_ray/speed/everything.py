@@ -8,7 +8,7 @@ from typing import Literal
 from lead_ray.speed.ingest import Ingest
 from lead_ray.speed.kept import Kept
 from lead_ray.speed.profile import Profile
-from lead_ray.speed.readout import Readout
+from lead_ray.speed.readout import Readout, ReadoutWhole
 from lead_ray.speed.stage2 import Stage2
 from lead_ray.speed.steps import Bench, Step, Views
 from lead_ray.stage import pick_device
@@ -67,7 +67,7 @@ class Everything:
             "profile-2": Profile(stage="2", batch=size.get("batch", 32)),
             "views": Views(**size),
             "readout": Readout(),
-            "readout-whole": Readout(whole=True, rounds=3),
+            "readout-whole": ReadoutWhole(),
             "stage2-loss-256": Stage2(loss_only=True, size=256, batch=8 if on_gpu else 2),
             "ingest": Ingest(),
         }
