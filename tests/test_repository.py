@@ -75,6 +75,17 @@ def test_readmes_few_speeds_are_among_the_kept_ones():
     assert len(shown) > 5 and set(shown) <= set((RESULTS / "bench" / "bench.md").read_text().splitlines())
 
 
+def test_pages_errors_by_steps_are_the_kept_ones():
+    kept = json.loads((RESULTS / "emergence.json").read_text())
+    first, *_, last = kept["found"]["stage 1, hypercolumn"].values()
+    shown = [first, last, *kept["found"]["LEAD stage 2"].values(), kept["untrained"]]
+    numbers = [f"{each['cl_diff_error']:.1f}" for each in shown] + [f"{first['cl_diff_baseline']:.1f}"]
+    within = [each["cl_same_error"] for by in kept["found"].values() for each in by.values()]
+    numbers += [f"{min(within):.2f} to {max(within):.2f} px"]
+    section = " ".join(STUDIES.partition("## When does correspondence appear?")[2].partition("\n## ")[0].split())
+    assert [number for number in numbers if number not in section] == []
+
+
 def test_readmes_landmark_models_are_the_measured_ones():
     folder, landmarks = RESULTS / "model", PAGES["lead_ray/landmarks"].read_text()
     rendered = (folder / "model.md").read_text().strip()
