@@ -143,6 +143,10 @@ class RunFolder:
             storage.remove(old)
         return path
 
+    def encoder(self, step: int) -> Path:
+        """Where the encoder after so many steps is, if it is one of those that stay."""
+        return self.path / "encoders" / f"step-{step:08d}.safetensors"
+
     def kept_step(self) -> int:
         """Steps after which the newest checkpoint was kept, readable or not; 0 without any."""
         return max((int(path.stem.removeprefix("step-")) for path in self._checkpoints()), default=0)

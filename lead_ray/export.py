@@ -125,7 +125,7 @@ def export(settings: Export) -> None:
             return
         if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
             raise ValueError(
-                f"ONNX needs {' and '.join(missing)}: install them, as by: uv pip install {' '.join(missing)}"
+                f"ONNX needs {' and '.join(missing)}: install them with uv pip install {' '.join(missing)}"
             )
         named = {"input_names": ["images"], "output_names": ["points", "confidence"]}
         program = torch.onnx.export(network, (example,), dynamo=True, dynamic_shapes=dynamic, verbose=False, **named)

@@ -42,8 +42,9 @@ def run(stage: Stage, *, title: str | None = None) -> RunFolder:
     title = title or f"{stage.kind} {stage.name}"
     if folder.result is not None:
         print(f"{title}: finished before, {folder.path}")
-        if stage.encoder_every and not storage.is_folder(folder.path / "encoders"):
-            print(f"{title}: it kept no encoders on its way; another --name trains it again, with them")
+        wanted = range(stage.encoder_every, steps + 1, stage.encoder_every) if stage.encoder_every else ()
+        if not all(storage.exists(folder.encoder(step)) for step in wanted):
+            print(f"{title}: it kept other encoders on its way, or none; another --name trains it again, with these")
         return folder
     if stage.ingest == "auto":
         took = "stream" if stage.streams else "resident"

@@ -149,7 +149,7 @@ def _finish(stage: Stage, folder: RunFolder, learner: nn.Module, steps: int, pre
 
 def _keep_on_the_way(stage: Stage, folder: RunFolder, learner: nn.Module, step: int, precision: torch.dtype) -> None:
     """Write this step's encoder if it is one of those that stay, unless it is there."""
-    path = folder.path / "encoders" / f"step-{step:08d}.safetensors"
+    path = folder.encoder(step)
     if stage.encoder_every and step and step % stage.encoder_every == 0 and not storage.exists(path):
         _keep(path, stage, folder, learner, step, precision)
 

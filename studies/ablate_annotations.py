@@ -68,5 +68,5 @@ def main(study: Annotations) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("ablate_annotations"):
+    with for_people("ablate_annotations.py"):
         main(tyro.cli(Annotations, description=__doc__))

@@ -90,5 +90,5 @@ def main(study: Dims) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("ablate_dims"):
+    with for_people("ablate_dims.py"):
         main(tyro.cli(Dims, description=__doc__))

@@ -71,5 +71,5 @@ def main(study: Objectives) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("ablate_objectives"):
+    with for_people("ablate_objectives.py"):
         main(tyro.cli(Objectives, description=__doc__))

@@ -68,5 +68,5 @@ def main(study: Scale) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("ablate_scale"):
+    with for_people("ablate_scale.py"):
         main(tyro.cli(Scale, description=__doc__))

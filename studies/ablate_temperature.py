@@ -107,5 +107,5 @@ def main(study: Temperature) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("ablate_temperature"):
+    with for_people("ablate_temperature.py"):
         main(tyro.cli(Temperature, description=__doc__))

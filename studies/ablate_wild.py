@@ -45,5 +45,5 @@ def main(study: Wild) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("ablate_wild"):
+    with for_people("ablate_wild.py"):
         main(tyro.cli(Wild, description=__doc__))

@@ -45,5 +45,5 @@ def main(study: Birds) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("birds"):
+    with for_people("birds.py"):
         main(tyro.cli(Birds, description=__doc__))

@@ -194,5 +194,5 @@ def main(study: Study) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("choose_images"):
+    with for_people("choose_images.py"):
         main(tyro.cli(Study, description=__doc__))

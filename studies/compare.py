@@ -51,5 +51,5 @@ def main(study: Compare) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("compare"):
+    with for_people("compare.py"):
         main(tyro.cli(Compare, description=__doc__))

@@ -133,5 +133,5 @@ def main(study: Study) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("emergence"):
+    with for_people("emergence.py"):
         main(tyro.cli(Study, description=__doc__))

@@ -84,5 +84,5 @@ def main(study: Study) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("encoder"):
+    with for_people("encoder.py"):
         main(tyro.cli(Study, description=__doc__))

@@ -140,5 +140,5 @@ def main(study: Study) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("house"):
+    with for_people("house.py"):
         main(tyro.cli(Study, description=__doc__))

@@ -92,5 +92,5 @@ def main(study: Cost) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("readout_cost"):
+    with for_people("readout_cost.py"):
         main(tyro.cli(Cost, description=__doc__))

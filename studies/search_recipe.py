@@ -126,5 +126,5 @@ def main(study: Recipe) -> None:
 
 
 if __name__ == "__main__":
-    with for_people("search_recipe"):
+    with for_people("search_recipe.py"):
         main(tyro.cli(Recipe, description=__doc__))

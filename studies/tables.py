@@ -103,5 +103,5 @@ def figures(study: Study, plan: Entries) -> dict[str, Section]:
 
 
 if __name__ == "__main__":
-    with for_people("tables"):
+    with for_people("tables.py"):
         main(tyro.cli(Tables, description=__doc__))

@@ -251,7 +251,7 @@ def test_commands_that_the_files_submit_are_understood():
             re.findall(r"python -m lead_ray\.pretrain ((?:--[a-z]+ [^\s`]+ ?)+)", (CLUSTER / name).read_text())
         )
         arguments = re.sub(r"(s3|gs)://BUCKET|/shared", "/nowhere", words).split()
-        with pytest.raises(SystemExit, match=r"'/nowhere/faces' has no manifest\.json"):
+        with pytest.raises(SystemExit, match=r"'/nowhere/faces' does not exist"):
             main(arguments)
 
 

@@ -444,6 +444,6 @@ class TestErrors:
         for missing in (tmp_path / "run", tmp_path):  # no folder, and one of an unfinished run
             with pytest.raises(FileNotFoundError, match=r"no weights at .* give a finished run's folder"):
                 evaluate(matching(run=missing))
-        with pytest.raises(FileNotFoundError, match=r"no manifest.json: not prepared"):
+        with pytest.raises(FileNotFoundError, match=r"none' does not exist. Run: lead-ray prepare"):
             evaluate(matching(data=tmp_path / "none"))
         assert not list(tmp_path.iterdir())

@@ -111,7 +111,7 @@ def test_jobs_end_as_their_commands_do_and_go_on_when_submitted_again(head, data
         return head.jobs("submit", "--working-dir", ".", *options, "--", "python", *words[1:])
 
     failed = submit(command(tmp_path / "nothing", tmp_path, 2))
-    assert failed.returncode == 1 and "has no manifest.json: not prepared" in failed.stdout
+    assert failed.returncode == 1 and "does not exist. Run: lead-ray prepare" in failed.stdout
     assert "Traceback" not in failed.stdout.split("lead-ray pretrain:")[0]
 
     run = stage1(Pretrain, data, tmp_path / "runs", optim=LONG)

@@ -163,9 +163,14 @@ class TestStages:
         assert not torch.equal(early["conv1.weight"], own["conv1.weight"])
         assert weights.load(kept[0])(torch.zeros(1, 3, 32, 32))[0].shape[1] == 8
 
-    def test_a_finished_run_says_that_it_kept_no_encoders(self, stage1, done1, capsys):
-        launch.run(stage1(done1.path.parent, encoder_every=4))
-        assert "it kept no encoders on its way; another --name trains it again" in capsys.readouterr().out
+    def test_a_finished_run_says_that_it_kept_other_encoders(self, stage1, tmp_path, capsys):
+        launch.run(stage1(tmp_path, encoder_every=4))
+        for every, said in ((0, False), (4, False), (8, False), (2, True)):
+            capsys.readouterr()
+            launch.run(stage1(tmp_path, encoder_every=every))
+            told = capsys.readouterr().out
+            assert "finished before" in told
+            assert ("it kept other encoders on its way, or none; another --name trains it again" in told) == said
 
     @pytest.mark.parametrize("reports", [1, 3, 4])
     def test_killed_and_resumed_equals_uninterrupted(self, either, tmp_path, monkeypatch, capsys, reports):
@@ -420,7 +425,7 @@ class TestStageErrors:
         for message, change in cases.items():
             with pytest.raises(ValueError, match=message):
                 launch.run(stage1(tmp_path, **change))
-        with pytest.raises(FileNotFoundError, match=r"no manifest.json: not prepared.* Run: lead-ray prepare"):
+        with pytest.raises(FileNotFoundError, match=r"does not exist. Run: lead-ray prepare"):
             launch.run(stage1(tmp_path, data=tmp_path / "none"))
         assert not list(tmp_path.iterdir())
 

@@ -30,7 +30,8 @@ class Folder:
     name: ClassVar[str] = "folder"
     raw: Path
     """Folder that is searched with everything below it for jpg, jpeg, png, webp, bmp, tif and tiff files; also
-    s3://BUCKET/... or gs://BUCKET/..., of which nothing is copied first."""
+    s3://BUCKET/... or gs://BUCKET/..., of which nothing is copied first. Names that begin with a dot are passed
+    over."""
     landmarks: Path | None = None
     """COCO keypoints file, `file_name`s relative to the folder; only images annotated there are taken."""
     boxes: bool = False

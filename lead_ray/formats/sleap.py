@@ -39,7 +39,7 @@ def _h5py() -> Any:
     try:
         return importlib.import_module("h5py")
     except ImportError:
-        raise ValueError("format='sleap' needs h5py: install it, as by: uv pip install h5py") from None
+        raise ValueError("format='sleap' needs h5py: install it with uv pip install h5py") from None
 
 
 def write(schema: Schema, images: Iterable[LabelledImage], path: Path) -> None:

@@ -251,4 +251,5 @@ def summary(quarantined: Sequence[dict]) -> str:
     """How many images were set aside, and why the first five."""
     first = "; ".join(f"{image['image_id']} {image['reason']}" for image in quarantined[:5])
     more = "; ..." if len(quarantined) > 5 else ""
-    return f"{len(quarantined)} images set aside{': ' if first else ''}{first}{more}"
+    images = "1 image" if len(quarantined) == 1 else f"{len(quarantined)} images"
+    return f"{images} set aside{': ' if first else ''}{first}{more}"

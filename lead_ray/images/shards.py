@@ -117,9 +117,11 @@ def read_manifest(folder: Path) -> Manifest:
     path = Path(folder) / "manifest.json"
     storage.absolute(path)  # refuses what is no place
     if not storage.exists(path):
+        there = storage.is_remote(path) or path.parent.exists()
         raise FileNotFoundError(
-            f"{str(folder)!r} has no manifest.json: not prepared, or preparation was interrupted. "
-            f"Run: lead-ray prepare SET --raw RAW_DIR --out {folder}"
+            f"{str(folder)!r} "
+            + ("has no manifest.json: not prepared, or preparation was interrupted" if there else "does not exist")
+            + f". Run: lead-ray prepare SET --raw RAW_DIR --out {folder}"
         )
     try:
         fields = json.loads(storage.read_text(path))
@@ -168,7 +170,9 @@ def select(manifest: Manifest, split: str, lanes: Sequence[int] | None = None) -
     Raises: ValueError for an unknown split or lane.
     """
     if split not in manifest.splits:
-        raise ValueError(f"split must be one of {sorted(manifest.splits)}, got {split!r}")
+        raise ValueError(
+            f"split must be one of {sorted(manifest.splits)}, got {split!r}: all that `{manifest.command}` prepared"
+        )
     lanes = range(LANES) if lanes is None else lanes
     if not lanes or not set(lanes) <= set(range(LANES)) or len(set(lanes)) < len(lanes):
         raise ValueError(f"lanes must be one or more different numbers of 0..{LANES - 1}, got {list(lanes)}")
