@@ -2,7 +2,9 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
@@ -51,7 +53,8 @@ def connect(num_cpus: int | None = None) -> None:
     here = {"address": "local", "num_cpus": num_cpus}
     for attempt in range(STARTS):
         try:
-            ray.init(**here, **quiet)
+            with _named():
+                ray.init(**here, **quiet)
             return
         except Exception as error:
             if type(error) is not Exception:  # which is what Ray raises when a part of it is slow to start
@@ -61,6 +64,29 @@ def connect(num_cpus: int | None = None) -> None:
                     f"Ray did not start on this machine in {STARTS} attempts, as when other work keeps it busy "
                     f"({error}): run the same command again later, or with --workers 0 for this process alone"
                 ) from error
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Of a cluster that is started meanwhile, the processes know its address.
+
+    They otherwise look for the cluster of this machine, and fail where there are two: so does what Ray Train has free
+    the place of a run that died, which then stays taken.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    names = {"RAY_GCS_SERVER_PORT": str(port), "RAY_API_SERVER_ADDRESS": f"127.0.0.1:{port}"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def by_ray_data(

@@ -194,6 +194,27 @@ class TestRay:
         done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
         assert done.stdout.startswith("False ") and "Ray has not been started" in done.stdout
 
+    def test_clusters_on_one_machine_are_told_apart(self, quiet_ray):
+        """Ray Train's cleaner, which frees the place of a killed run, asks as this task does. It ended with an error
+        where there were two clusters, and the place stayed taken."""
+        starts = "from lead_ray import ingest; ingest.connect(num_cpus=1); print('up', flush=True); input()"
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen([sys.executable, "-c", starts], **pipes) as other:
+            try:
+                assert other.stdout.readline() == "up\n"
+                ingest.connect(num_cpus=1)
+                assert not {"RAY_GCS_SERVER_PORT", "RAY_API_SERVER_ADDRESS"} & os.environ.keys()
+
+                @ray.remote(num_cpus=0)
+                def nodes() -> list[str]:
+                    from ray.util.state import list_nodes
+
+                    return [node.node_id for node in list_nodes(timeout=60)]
+
+                assert ray.get(nodes.remote()) == [node["NodeID"] for node in ray.nodes()]
+            finally:
+                other.communicate("\n")
+
     def test_a_lost_node(self, quiet_ray, data, tmp_path):
         """As when a spot instance goes and another comes: training goes on from the last checkpoint."""
         from ray.cluster_utils import Cluster
