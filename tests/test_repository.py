@@ -38,6 +38,9 @@ def test_readmes_quickstart_table_is_the_measured_one():
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 2 + len(summary["systems"]) + 1
     assert f"{sum(summary['seconds'].values()):.0f} s in all" in README
+    elsewhere = json.loads((RESULTS / "quickstart-amd.json").read_text())
+    assert elsewhere["hardware"]["processor"] == "AMD EPYC"
+    assert f"{sum(elsewhere['seconds'].values()):.0f} s on two of an AMD EPYC" in " ".join(README.split())
     for row in rows:
         assert row in README, "README.md is behind studies/results/quickstart.json"
 
