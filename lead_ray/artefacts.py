@@ -147,9 +147,13 @@ class RunFolder:
         """Where the encoder after so many steps is, if it is one of those that stay."""
         return self.path / "encoders" / f"step-{step:08d}.safetensors"
 
+    def encoders(self) -> dict[int, Path]:
+        """Those that are there, by steps, in rising order."""
+        return {_steps(path): path for path in storage.listed(self.path / "encoders", "step-*.safetensors")}
+
     def kept_step(self) -> int:
         """Steps after which the newest checkpoint was kept, readable or not; 0 without any."""
-        return max((int(path.stem.removeprefix("step-")) for path in self._checkpoints()), default=0)
+        return max(map(_steps, self._checkpoints()), default=0)
 
     def latest_checkpoint(self, device: torch.device) -> dict | None:
         """The state of the newest readable checkpoint, or None.
@@ -176,3 +180,8 @@ class RunFolder:
 
     def _checkpoints(self) -> list[Path]:
         return storage.listed(self.path / "checkpoints", "step-*.pt")
+
+
+def _steps(path: Path) -> int:
+    """After how many a checkpoint or an encoder was kept."""
+    return int(path.stem.removeprefix("step-"))

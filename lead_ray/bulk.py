@@ -20,7 +20,7 @@ import numpy as np
 
 from lead_ray.artefacts import atomic, digest, read_json, write_json
 from lead_ray.data.crops import BadImage
-from lead_ray.data.folder import SUFFIXES
+from lead_ray.data.folder import SUFFIXES, is_image
 from lead_ray.formats.own import image_from_json, image_to_json
 from lead_ray.formats.table import opened
 from lead_ray.landmarks import model as landmark_model
@@ -61,8 +61,7 @@ def find(images: Path) -> tuple[Path, list[str]]:
     for folder, below, files in os.walk(images):
         below[:] = [name for name in below if not name.startswith(".")]
         at = Path(folder).relative_to(images).as_posix()
-        names = (name for name in files if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."))
-        found += [name if at == "." else f"{at}/{name}" for name in names]
+        found += [name if at == "." else f"{at}/{name}" for name in filter(is_image, files)]
     if not found:
         raise ValueError(f"images={str(images)!r} holds no image ({', '.join(sorted(SUFFIXES))})")
     return images, sorted(found)

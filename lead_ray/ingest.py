@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from lead_ray.images.decoding import decode_row
 from lead_ray.images.feed import Source, in_background
+from lead_ray.machine import variables
 
 SECTION = 256  # shards of one data set: a list of them that Ray Data takes in no time
 DECODING = 0.1  # of a core, that a task of one shard asks for
@@ -76,17 +77,8 @@ def _named() -> Iterator[None]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    names = {"RAY_GCS_SERVER_PORT": str(port), "RAY_API_SERVER_ADDRESS": f"127.0.0.1:{port}"}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
-    try:
+    with variables({"RAY_GCS_SERVER_PORT": str(port), "RAY_API_SERVER_ADDRESS": f"127.0.0.1:{port}"}):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def by_ray_data(

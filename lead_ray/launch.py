@@ -43,7 +43,7 @@ def run(stage: Stage, *, title: str | None = None) -> RunFolder:
     if folder.result is not None:
         print(f"{title}: finished before, {folder.path}")
         wanted = range(stage.encoder_every, steps + 1, stage.encoder_every) if stage.encoder_every else ()
-        if not all(storage.exists(folder.encoder(step)) for step in wanted):
+        if set(wanted) - folder.encoders().keys():
             print(f"{title}: it kept other encoders on its way, or none; another --name trains it again, with these")
         return folder
     if stage.ingest == "auto":

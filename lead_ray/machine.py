@@ -29,14 +29,22 @@ def has_triton() -> bool:
 @contextmanager
 def without_triton() -> Iterator[None]:
     """torch's own kernels for a while, in this process: what others are compared with."""
-    before = os.environ.get("LEAD_RAY_TRITON")
-    os.environ["LEAD_RAY_TRITON"] = "0"
+    with variables({"LEAD_RAY_TRITON": "0"}):
+        yield
+
+
+@contextmanager
+def variables(values: dict[str, str]) -> Iterator[None]:
+    """Variables of the environment for a while, also of processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        del os.environ["LEAD_RAY_TRITON"]
-        if before is not None:
-            os.environ["LEAD_RAY_TRITON"] = before
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def keep_freed_memory() -> None:

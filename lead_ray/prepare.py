@@ -138,12 +138,9 @@ def _run(plan: Plan, packing: Packing, workers: int | None) -> Iterator[dict]:
     import ray.data
 
     spread = ray.data.TaskPoolStrategy(size=workers)
-
-    def lot(parts: list[dict]) -> ray.data.Dataset:
-        return ray.data.from_items([plan.item(part) for part in parts], override_num_blocks=len(parts))
-
     for first in range(0, len(plan.parts), AT_ONCE):
-        items = lot(plan.parts[first : first + AT_ONCE])
+        parts = plan.parts[first : first + AT_ONCE]
+        items = ray.data.from_items([plan.item(part) for part in parts], override_num_blocks=len(parts))
         for row in items.map(_task, fn_kwargs={"packing": packing}, compute=spread).iter_rows():
             yield json.loads(row["result"])
 

@@ -18,8 +18,7 @@ from typing import Any
 import tyro
 from matplotlib.figure import Figure
 
-from lead_ray import storage
-from lead_ray.artefacts import read_json, write_json
+from lead_ray.artefacts import RunFolder, write_json
 from lead_ray.errors import for_people
 from lead_ray.evaluate import Evaluate, evaluate, numbers
 from lead_ray.figures import curves
@@ -55,6 +54,11 @@ class Study:
     results: Path = RESULTS / "emergence"
     """Receives .json and .png."""
 
+    @property
+    def common(self) -> dict[str, Any]:
+        """What all trainings are told."""
+        return {"data": self.celeba, "out": self.out, "workers": self.workers}
+
     def __post_init__(self):
         if not 1 <= self.every <= self.steps:
             raise ValueError(f"every must be in 1..{self.steps}, the steps of stage 1, got {self.every}")
@@ -72,8 +76,7 @@ def train(study: Study) -> Path:
     """Folder of stage 1."""
     if study.stage1 is not None:
         return study.stage1
-    common: dict[str, Any] = {"data": study.celeba, "out": study.out, "workers": study.workers}
-    coarse, _ = coarse_and_fine("emergence", study.steps, 1, **common)
+    coarse, _ = coarse_and_fine("emergence", study.steps, 1, **study.common)
     return run(replace(coarse, encoder_every=study.every, report_every=gcd(study.every, coarse.report_every))).path
 
 
@@ -82,9 +85,9 @@ def encoders(run: Path) -> dict[int, Path]:
 
     Raises: ValueError if it kept none.
     """
-    if not (found := storage.listed(run / "encoders", "step-*.safetensors")):
+    if not (found := RunFolder(run).encoders()):
         raise ValueError(f"{run} kept no encoders on its way: train it under another --name, with --encoder-every")
-    return {weights.read_card(path).trained["steps"]: path for path in found}
+    return found
 
 
 def measure(study: Study, stage1: Path) -> dict[str, Any]:
@@ -97,8 +100,7 @@ def measure(study: Study, stage1: Path) -> dict[str, Any]:
     for steps, path in kept.items():
         found["stage 1, hypercolumn"][steps] = numbers(evaluate(Evaluate(run=path, **matching)))
         if steps in study.dense_at:
-            common: dict[str, Any] = {"data": study.celeba, "out": study.out, "workers": study.workers}
-            second = compact(f"emergence{steps}", "lead", path, study.dense_steps, **common).path
+            second = compact(f"emergence{steps}", "lead", path, study.dense_steps, **study.common).path
             found["LEAD stage 2"][steps] = numbers(evaluate(Evaluate(run=second, **matching)))
         print(f"{steps} steps: measured", flush=True)
     card = weights.read_card(next(iter(kept.values()))).trained
@@ -110,7 +112,7 @@ def drawn(measured: dict[str, Any]) -> Figure:
     batch, floors = measured["batch_size"], measured["untrained"]
     lines, places = [], []
     for name, by in measured["found"].items():
-        seen = [batch * int(steps) / 1e6 for steps in by]
+        seen = [batch * steps / 1e6 for steps in by]
         places += seen
         if seen:
             errors = [[each["cl_diff_error"]] for each in by.values()]
@@ -124,9 +126,8 @@ def drawn(measured: dict[str, Any]) -> Figure:
 
 def main(study: Study) -> None:
     measured = measure(study, train(study))
-    kept = study.results.with_suffix(".json")
-    write_json(kept, measured | {"hardware": environment()})
-    drawn(read_json(kept)).savefig(study.results.with_suffix(".png"), dpi=150, metadata={"Software": None})
+    write_json(study.results.with_suffix(".json"), measured | {"hardware": environment()})
+    drawn(measured).savefig(study.results.with_suffix(".png"), dpi=150, metadata={"Software": None})
     for name, by in measured["found"].items():
         for steps, each in by.items():
             print(f"{name}, {steps} steps: {each['cl_diff_error']:.2f} px, same image {each['cl_same_error']:.2f}")

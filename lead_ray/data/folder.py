@@ -63,7 +63,7 @@ class Folder:
             yield from self._annotated(self.landmarks)
             return
         empty = True
-        for name in in_order(filter(_is_image, names)):
+        for name in in_order(filter(is_image, names)):
             empty = False
             yield Record(image_id=name, path=self.raw / name, split=self._split(name))
         if empty:
@@ -111,21 +111,24 @@ class Folder:
             yield Record(image_id=name, path=self.raw / name, split=self._split(name), **annotated[name])
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a name, or a path of names, ends as an image's does and is not hidden."""
     shown = not any(part.startswith(".") for part in name.split("/"))
     return shown and posixpath.splitext(name)[1].lower() in SUFFIXES
 
 
 def _below(folder: Path) -> Iterator[str]:
-    """Names of all that is below a folder, from there, in no order. Links to folders are not followed.
+    """Names of all that is below a folder and not hidden, from there, in no order. Links to folders are not followed.
 
-    As Path.rglob(), which keeps all of them in memory.
+    As Path.rglob(), which keeps all of them in memory, and looks into hidden folders.
     """
     waiting = [""]
     while waiting:
         at = waiting.pop()
         with suppress(PermissionError), os.scandir(folder / at) as entries:
             for entry in entries:
+                if entry.name.startswith("."):
+                    continue
                 yield f"{at}{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(f"{at}{entry.name}/")

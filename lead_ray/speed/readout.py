@@ -125,8 +125,9 @@ class ReadoutWhole(Bench):
     def run(self) -> list[Measured]:
         device = self.start()
         images, marks = pictures(self.annotated, device), (torch.rand(self.annotated, 5, 2) - 0.5).to(device)
-        trunk = Trunk(self.trunk)
-        encoders = {"64-d": DenseEncoder(trunk, Fpn(trunk.channels, FpnSettings())), f"{sum(trunk.channels)}-d": trunk}
+        trunk, settings = Trunk(self.trunk), FpnSettings()
+        compact = DenseEncoder(trunk, Fpn(trunk.channels, settings))
+        encoders = {f"{settings.dim}-d": compact, f"{sum(trunk.channels)}-d": trunk}
 
         def call(encoder: nn.Module) -> Callable[[], object]:
             encoder.eval().to(device, memory_format=torch.channels_last)
