@@ -258,10 +258,10 @@ def test_commands_that_the_files_submit_are_understood():
 STUBS = {
     "scontrol": "echo node0; echo node1",
     "srun": 'case "$*" in *hostname*) echo 127.0.0.1;; *) echo "$$" >> "$TRACES"; exec sleep 600;; esac',
-    "ray": "true",
+    "ray": 'for _ in $(seq 3000); do [ "$(cat "$TRACES" 2>/dev/null | wc -l)" -eq 2 ] && break; sleep 0.01; done',
     "activate": "true",
 }
-"""What slurm.sh finds in place of Slurm, Ray and an environment."""
+"""What slurm.sh finds in place of Slurm, Ray (whose head answers once both nodes are there) and an environment."""
 
 RUN = """
 import signal, sys
