@@ -49,6 +49,10 @@ class Pretrain(Stage):
                 f"objective.queue must be a multiple of optim.batch_size={self.optim.batch_size}, "
                 f"got {self.objective.queue}"
             )
+        if isinstance(self.objective, MocoSettings) and self.optim.batch_size % self.objective.groups:
+            raise ValueError(
+                f"objective.groups must divide optim.batch_size={self.optim.batch_size}, got {self.objective.groups}"
+            )
 
     @property
     def meets(self) -> bool:

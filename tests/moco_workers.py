@@ -10,12 +10,13 @@ from torch import Tensor
 from lead_ray.models.trunk import Trunk, TrunkSettings
 from lead_ray.objectives.moco import Moco, MocoSettings
 
-BATCH, WORLD = 8, 2
+BATCH, WORLD, GROUPS = 16, 2, (2, 4)
+"""Groups: as many as workers, as CL has it, and two for each of them."""
 
 
-def learner() -> Moco:
+def learner(groups: int) -> Moco:
     torch.manual_seed(0)
-    return Moco(Trunk(TrunkSettings(depth=18, width=0.125)), MocoSettings(dim=4, queue=24))
+    return Moco(Trunk(TrunkSettings(depth=18, width=0.125)), MocoSettings(dim=4, queue=64, groups=groups))
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -26,23 +27,20 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def steps(moco: Moco, views: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """Two steps in evaluation mode, where BatchNorm does not see who shares a batch; then one as in training."""
-    moco.eval()
-    losses = [moco(*views)["loss"].detach() for _ in range(2)]
-    evaluated = {"losses": torch.stack(losses), "queue": moco.queue.clone(), "pointer": moco.pointer.clone()}
-    moco.train()
-    loss = moco(*views)["loss"]
-    loss.backward()
+    """Two steps in training mode; what BatchNorm's statistics are of tells who shared a batch."""
+    losses = torch.stack([moco.train()(*views)["loss"] for _ in range(2)])
+    losses.sum().backward()
     first = moco.key[0].bn1
-    return evaluated | {"trained loss": loss.detach(), "key mean": first.running_mean, "trained queue": moco.queue}
+    found = {"losses": losses.detach(), "key mean": first.running_mean}
+    return found | {"gradient": moco.trunk.conv1.weight.grad, "queue": moco.queue, "pointer": moco.pointer}
 
 
 def work(rank: int, folder: Path) -> None:
-    """As one of the workers; results go to <rank>.pt."""
+    """As one of the workers; what it found with each number of groups goes to <rank>.pt."""
     meeting = f"file://{folder / 'meeting'}"
     dist.init_process_group("gloo", meeting, timedelta(minutes=2), rank=rank, world_size=WORLD)
     try:
         views = tuple(view.chunk(WORLD)[rank] for view in batch())
-        torch.save(steps(learner(), views), folder / f"{rank}.pt")
+        torch.save({groups: steps(learner(groups), views) for groups in GROUPS}, folder / f"{rank}.pt")
     finally:
         dist.destroy_process_group()

@@ -26,7 +26,7 @@ from lead_ray.pretrain import Pretrain
 from lead_ray.train import Optim
 
 TINY = TrunkSettings(depth=18, width=0.125)
-SMALL = MocoSettings(dim=16, queue=16, momentum=0.9)
+SMALL = MocoSettings(dim=16, queue=16, momentum=0.9, groups=2)
 
 
 def close(got: torch.Tensor, expected: torch.Tensor) -> None:
@@ -203,20 +203,21 @@ class TestMoco:
         moco = tiny(replace(SMALL, queue=24)).train()
         optimizer = torch.optim.SGD([p for p in moco.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
         losses = []
-        for step in range(60):
+        for step in range(100):
             metrics = moco(*random_views(8, seed=step % 4))
             optimizer.zero_grad()
             metrics["loss"].backward()
             optimizer.step()
-            moco.after_step(step / 60)
+            moco.after_step(step / 100)
             losses.append(metrics["loss"].item())
-        assert np.mean(losses[-16:]) < np.mean(losses[4:12]) - 0.3
+        assert np.mean(losses[-16:]) < np.mean(losses[16:32]) - 1
         assert moco.encoder() is moco.trunk
 
     def test_settings_out_of_range(self):
         cases = {
             "objective.dim must be >= 1, got 0": {"dim": 0},
             "objective.queue must be >= 1, got 0": {"queue": 0},
+            "objective.groups must be >= 1, got 0": {"groups": 0},
             "objective.temperature must be > 0, got 0.0": {"temperature": 0.0},
             r"objective.momentum must lie in \[0, 1\], got 1.5": {"momentum": 1.5},
         }
@@ -236,23 +237,29 @@ def workers(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.parametrize("groups", moco_workers.GROUPS)
 class TestWorkers:
-    def test_two_keep_the_queue_that_one_keeps(self, workers):
-        alone = moco_workers.steps(moco_workers.learner(), moco_workers.batch())
-        for worker in workers:
-            torch.testing.assert_close(worker["queue"], alone["queue"], rtol=1e-4, atol=1e-5)
-            assert worker["pointer"] == alone["pointer"] == 16
-        losses = torch.stack([worker["losses"] for worker in workers]).mean(dim=0)
-        torch.testing.assert_close(losses, alone["losses"], rtol=1e-4, atol=1e-5)
-        assert torch.equal(workers[0]["trained queue"], workers[1]["trained queue"])
+    def test_two_learn_what_one_learns(self, workers, groups):
+        """In training, with BatchNorm's batches of one size: the same losses, gradients and keys."""
+        alone = moco_workers.steps(moco_workers.learner(groups), moco_workers.batch())
+        found = {name: torch.stack([worker[groups][name] for worker in workers]) for name in alone}
+        for name in ("losses", "gradient"):
+            torch.testing.assert_close(found[name].mean(dim=0), alone[name], rtol=1e-3, atol=1e-4)
+        for queue in found["queue"]:
+            torch.testing.assert_close(queue, alone["queue"], rtol=1e-4, atol=1e-5)
+        assert torch.equal(*found["queue"]) and found["pointer"].tolist() == [32, 32] and alone["pointer"] == 32
 
-    def test_keys_are_normalised_with_other_images_than_queries(self, workers):
-        """Dealt like cards: worker 0 makes the keys of images 0, 2, 4, 6 of the batch, its queries are of 0 to 3."""
+    def test_keys_are_normalised_with_other_images_than_queries(self, workers, groups):
+        """Dealt like cards: of two groups the first makes the keys of images 0, 2, 4, ..., its queries are of the
+        first half."""
         _, view = moco_workers.batch()
+        own = groups // moco_workers.WORLD
         for rank, worker in enumerate(workers):
-            norm = moco_workers.learner().key[0]
-            means = norm.conv1(view[rank::2]).mean(dim=(0, 2, 3))
-            torch.testing.assert_close(worker["key mean"], 0.1 * means, rtol=1e-4, atol=1e-5)
+            mean, first = torch.zeros(8), moco_workers.learner(groups).key[0].conv1
+            for _ in range(2):  # steps
+                for hand in range(rank * own, (rank + 1) * own):
+                    mean = 0.9 * mean + 0.1 * first(view[hand::groups]).mean(dim=(0, 2, 3))
+            torch.testing.assert_close(worker[groups]["key mean"], mean.detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +313,10 @@ class TestPretrain:
     def test_whole_batches_leave_the_queue(self, pretrain, tmp_path):
         with pytest.raises(ValueError, match=r"objective.queue must be a multiple of optim.batch_size=16, got 40"):
             pretrain(tmp_path, objective=MocoSettings(queue=40))
+
+    def test_groups_are_of_one_size(self, pretrain, tmp_path):
+        with pytest.raises(ValueError, match=r"objective.groups must divide optim.batch_size=16, got 3"):
+            pretrain(tmp_path, objective=MocoSettings(queue=48, groups=3))
 
 
 def test_the_key_network_is_frozen_from_the_start():

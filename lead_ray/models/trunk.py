@@ -151,15 +151,16 @@ def normed(
             return norm_triton.fused(norm, features, shortcut, relu, batches)
         if norm_triton.frozen_usable(norm, features, shortcut):
             return norm_triton.frozen(norm, features, shortcut, relu)
-    if kind == "cpu" and norm.training and batches == 1:
+    if norm.training and batches > 1:
+        shortcuts = [None] * batches if shortcut is None else shortcut.chunk(batches)
+        parts = zip(features.chunk(batches), shortcuts, strict=True)
+        return torch.cat([normed(norm, part, beside, relu=relu) for part, beside in parts])
+    if kind == "cpu" and norm.training:
         from lead_ray.models import norm_cpu
 
         if norm_cpu.usable(norm, features, shortcut):
             return norm_cpu.fused(norm, features, shortcut, relu)
-    if norm.training and batches > 1:
-        features = torch.cat([norm(batch) for batch in features.chunk(batches)])
-    else:
-        features = norm(features)
+    features = norm(features)
     if shortcut is not None:
         features += shortcut
     return F.relu(features, inplace=True) if relu else features

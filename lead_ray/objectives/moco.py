@@ -30,9 +30,12 @@ class MocoSettings:
     temperature: float = 0.07
     momentum: float = 0.999
     """Share of the key network kept at every step."""
+    groups: int = 4
+    """Parts of a step's images, of all workers together, whose statistics BatchNorm takes apart, so that those of a
+    query do not give its key away (shuffling BN); CL trained on four GPUs. More workers are as many groups."""
 
     def __post_init__(self):
-        for name in ("dim", "queue"):
+        for name in ("dim", "queue", "groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"objective.{name} must be >= 1, got {getattr(self, name)}")
         if self.temperature <= 0:
@@ -94,7 +97,7 @@ class Moco(nn.Module):
 
         The keys of all workers join the queue, which is thus the same for all of them.
         """
-        queries = F.normalize(self.head(pooled(self.trunk(view_a))).float(), dim=1)
+        queries = F.normalize(self.head(pooled(self.trunk(view_a, self.own_groups))).float(), dim=1)
         keys, every_key = self.keys(view_b)
         with torch.autocast(view_a.device.type, enabled=False):
             # A copy: the backward pass needs the queue as it was before this step's keys.
@@ -109,19 +112,27 @@ class Moco(nn.Module):
     ) -> tuple[Float[Tensor, "b {self.settings.dim}"], Float[Tensor, "n {self.settings.dim}"]]:
         """Keys of this worker's views, and those of all workers' views in order of rank.
 
-        Every worker makes the keys of images that the workers dealt out among them, like cards: were query and key
-        computed in the same BatchNorm batch, its statistics would give the key away (shuffling BN). Dealing a batch
-        that is random already is as good as shuffling it, and needs no random numbers. One worker alone has one
-        batch, whose statistics query and key share: CL trained on four.
+        Queries are of groups of images that lie one after another; keys are made in groups that are dealt out among
+        them, like cards: were query and key computed in the same BatchNorm batch, its statistics would give the key
+        away. Dealing a batch that is random already is as good as shuffling it, and needs no random numbers. One
+        worker with four groups makes the keys that four workers make.
         """
         trunk, head = self.key
         rank = dist.get_rank() if dist.is_initialized() else 0
-        every_view = gathered(views)
-        world = len(every_view)
-        dealt = every_view.flatten(0, 1)[rank::world].contiguous(memory_format=torch.channels_last)
-        keys = gathered(F.normalize(head(pooled(trunk(dealt))).float(), dim=1))
-        every_key = keys.transpose(0, 1).flatten(0, 1)  # image i lies in worker i % world's row i // world
+        every_view, own = gathered(views), self.own_groups
+        groups = len(every_view) * own
+        hands = [every_view.flatten(0, 1)[rank * own + hand :: groups] for hand in range(own)]
+        dealt = torch.cat(hands).contiguous(memory_format=torch.channels_last)
+        keys = gathered(F.normalize(head(pooled(trunk(dealt, own))).float(), dim=1))
+        # Image i lies in group i % groups's row i // groups.
+        every_key = keys.view(groups, -1, keys.shape[-1]).transpose(0, 1).flatten(0, 1)
         return every_key[rank * len(views) : (rank + 1) * len(views)], every_key
+
+    @property
+    def own_groups(self) -> int:
+        """Of this worker's images."""
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        return max(1, self.settings.groups // world)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
