@@ -64,6 +64,8 @@ class Pretrain(Stage):
         settings = super().matters() | {"init": self.init and weights.fingerprint(self.init)}
         if isinstance(self.objective, ContrastSettings) and self.crew.most > 1:
             settings["workers"] = self.crew.most
+        if isinstance(self.objective, MocoSettings) and self.objective.groups == 1:
+            del settings["objective"]["groups"]  # as were all before there was a choice
         return settings
 
     def build(self) -> nn.Module:

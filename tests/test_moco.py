@@ -314,6 +314,11 @@ class TestPretrain:
         with pytest.raises(ValueError, match=r"objective.queue must be a multiple of optim.batch_size=16, got 40"):
             pretrain(tmp_path, objective=MocoSettings(queue=40))
 
+    def test_one_group_is_what_earlier_runs_had(self, pretrain, tmp_path):
+        one, four = (pretrain(tmp_path, objective=MocoSettings(dim=8, queue=48, groups=groups)) for groups in (1, 4))
+        earlier, now = one.matters()["objective"], four.matters()["objective"]
+        assert "groups" not in earlier and now == earlier | {"groups": 4}
+
     def test_groups_are_of_one_size(self, pretrain, tmp_path):
         with pytest.raises(ValueError, match=r"objective.groups must divide optim.batch_size=16, got 3"):
             pretrain(tmp_path, objective=MocoSettings(queue=48, groups=3))
