@@ -180,8 +180,8 @@ class TestSameWork:
         monkeypatch.setattr(trunk, "pooled", lambda blocks: blocks[-1].mean(dim=(2, 3)))
         plain, learner, optimizer, pairs = plain_and_ours(torch.float64)
         losses = []
-        for _ in range(5):
-            a, b = augment.normalise(pictures(16, CPU, side=48).double() / 255).chunk(2)
+        for _ in range(3):
+            a, b = augment.normalise(pictures(12, CPU, side=48).double() / 255).chunk(2)
             expected = plain.step(a, b)
             got = train.train_step(learner, optimizer, (a, b), torch.float32)["loss"]
             learner.after_step(0.0)

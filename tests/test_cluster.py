@@ -19,6 +19,8 @@ import jsonschema
 import pytest
 import yaml
 
+from lead_ray import machine
+
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"
 FILES = ("gpu.yaml", "gpu-gcp.yaml", "local.yaml")
@@ -85,20 +87,19 @@ def test_nodes_run_the_pinned_packages_and_show_the_dashboard_to_nobody(name):
     assert read("kuberay/rayjob.yaml")["spec"]["rayClusterSpec"]["rayVersion"] in images
 
 
-@pytest.fixture
-def aws(tmp_path, monkeypatch):
-    """A made-up AWS account, and a home folder for the keys that Ray writes."""
-    monkeypatch.setenv("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        monkeypatch.setenv(name, "made-up")
-    (tmp_path / ".ssh").mkdir()
-    with moto.mock_aws():
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory):
+    """A made-up AWS account, and a home folder for the keys that Ray writes; the home."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".ssh").mkdir()
+    variables = {"MOTO_IAM_LOAD_MANAGED_POLICIES": "true", "HOME": str(home)}
+    variables |= dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), "made-up")
+    with machine.variables(variables), moto.mock_aws():
         boto3.client("s3", "us-east-1").create_bucket(Bucket="faces")
-        yield
+        yield home
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def once():
     """cluster/aws_once.py, which is no part of the package."""
     spec = importlib.util.spec_from_file_location("aws_once", CLUSTER / "aws_once.py")
@@ -107,10 +108,10 @@ def once():
     return module
 
 
-@pytest.fixture
-def filled(aws, once, tmp_path):
+@pytest.fixture(scope="module")
+def filled(aws, once):
     """gpu.yaml as it is after aws_once.py."""
-    file = Path(shutil.copy(CLUSTER / "gpu.yaml", tmp_path))
+    file = Path(shutil.copy(CLUSTER / "gpu.yaml", aws))
     once.prepare("faces", "us-west-2", "203.0.113.7", file, KNOWN_IMAGE)
     return file
 
@@ -144,7 +145,7 @@ def test_roles_reach_the_bucket_and_nothing_else(filled):
     assert given.endswith(":role/lead-ray-worker")
 
 
-def test_from_the_file_to_nodes_and_to_their_end(filled, monkeypatch):
+def test_from_the_file_to_nodes_and_to_their_end(filled):
     """Ray's own way of `ray up`, up to where it would reach the nodes by SSH."""
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
     from ray.autoscaler._private.commands import _bootstrap_config
