@@ -15,7 +15,7 @@ LIBRARY = Path(lead_ray.__file__).parent
 RAY_FILES = {"prepare", "ingest", "launch", "elastic"}
 LAYERS = (
     {"geometry", "metrics", "similarity", "progress", "errors", "machine", "notice", "storage", "data", "summary"}
-    | {"machine_code", "triton_code", "optimisers", "usage"},
+    | {"machine_code", "threads", "triton_code", "optimisers", "usage"},
     {"models", "objectives", "augmentation"},
     {"artefacts", "locks", "images", "worker", "train", "recording", "stage", "features", "parts", "clusters"}
     | {"resources", "foreground", "work", "readouts", "evaluation", "landmarks", "formats"},
@@ -29,6 +29,7 @@ INTERFACES = {"__init__", "formats.__init__"}
 
 ALONE = {"geometry": set(), "metrics": set(), "similarity": set(), "progress": set(), "machine": set()} | {
     "machine_code": set(),
+    "threads": set(),
     "triton_code": {"machine"},
     "recording": set(),
     "optimisers": set(),

@@ -5,14 +5,13 @@ operation and the next. Loops run over contiguous floats, so that the compiler c
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from lead_ray import threads
 from lead_ray.augmentation.augment import BLUR_RADIUS, LUMA, ViewParameters
 from lead_ray.machine_code import compiler
 
@@ -37,17 +36,11 @@ def apply(
     fields = [field.contiguous().numpy() for field in parameters]
     scale = np.array(mean, np.float32), 1 / np.array(std, np.float32)
 
-    def part(rows: slice) -> None:
+    def part(first: int, last: int) -> None:
+        rows = slice(first, last)
         _augment(pixels[rows], *(field[rows] for field in fields), *scale, views[rows])
 
-    threads = max(1, min(torch.get_num_threads(), n))
-    cuts = [n * i // threads for i in range(threads + 1)]
-    parts = [slice(first, last) for first, last in pairwise(cuts)]
-    if threads == 1:
-        part(parts[0])
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(part, parts))
+    threads.shared(part, n)
     return torch.from_numpy(views).permute(0, 3, 1, 2)
 
 

@@ -2,12 +2,11 @@
 
 What lies between two convolutions is bound by memory, and takes as long as the convolutions in bf16. torch's operators
 pass over a map five times going forward; here it is twice, for the statistics and for the result. Sums over 256 rows
-are float32, those over all of them float64. Several threads are left to torch, whose own they are: others beside them
-cost as much as is gained here. So it serves workers that have a core each.
+are float32, those over all of them float64. Several threads are left to torch: they wait for memory, and nothing is
+gained. So it serves workers that have a core each.
 """
 
 import inspect
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -52,61 +51,58 @@ def fused(
     norm: nn.BatchNorm2d, features: Float[Tensor, "b c h w"], shortcut: Float[Tensor, "b c h w"] | None, relu: bool
 ) -> Float[Tensor, "b c h w"]:
     """relu(norm(features) + shortcut); carries gradients, moves the running statistics if they are tracked."""
-    result, mean, variance = _Normed.apply(features, norm.weight, norm.bias, shortcut, relu, norm.eps)
-    if norm.track_running_stats:
-        count = _count(features)
-        with torch.no_grad():
-            norm.num_batches_tracked += 1
-            norm.running_mean.lerp_(mean, norm.momentum)
-            norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
-    return result
+    return _Normed.apply(features, norm.weight, norm.bias, shortcut, norm, relu)
 
 
 class _Normed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, weight, bias, shortcut, relu, eps):
-        count, x = _count(features), _rows(features)
-        near = features[:, :, features.shape[2] // 2, features.shape[3] // 2].detach().float().mean(0).numpy()
-        total, square = _summed(_sums, features.shape[1], x, _tiled(near, x))
-        with np.errstate(invalid="ignore"):  # what is infinite gets no number, as torch gives it none
-            mean = near + total / count
-            variance = np.maximum(square / count - (total / count) ** 2, 0)
-            inverse = 1 / np.sqrt(variance + eps)
-        scale = inverse * weight.detach().numpy()
-        affine = _tiled(scale, x), _tiled(bias.detach().numpy() - mean * scale, x)
+    def forward(ctx, features, weight, bias, shortcut, norm, relu):
+        x, channels = _rows(features), len(weight)
+        near = np.empty(channels, F)
+        _near(_flat(features), features.shape[2] * features.shape[3], near)
+        totals = np.zeros((2, x.shape[1]))
+        _sums(x, near, totals)
+        known = _statistics(totals, near, _count(features), norm.eps)
+        given = weight.detach().numpy(), bias.detach().numpy()
+        scale, shift = np.empty((2, x.shape[1]), F)
+        _affine(known, *given, scale, shift)
+        if norm.track_running_stats:
+            count = _count(features)
+            mean, variance, _ = torch.from_numpy(known).float()
+            norm.num_batches_tracked += 1
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
         result = torch.empty_like(features)
         if shortcut is None:
-            _apply(x, _rows(result), *affine, relu)
+            _apply(x, _rows(result), scale, shift, relu)
         else:
             other = _rows(shortcut.contiguous(memory_format=torch.channels_last))
-            _apply_and_add(x, other, _rows(result), *affine, relu)
-        ctx.relu, ctx.added, ctx.mean, ctx.inverse = relu, shortcut is not None, mean, inverse
+            _apply_and_add(x, other, _rows(result), scale, shift, relu)
+        ctx.relu, ctx.added, ctx.known = relu, shortcut is not None, known
         ctx.save_for_backward(features, weight, result if relu else None)
-        found = torch.from_numpy(mean.astype(F)), torch.from_numpy(variance.astype(F))
-        ctx.mark_non_differentiable(*found)
-        return result, *found
+        return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient, *_):
+    def backward(ctx, gradient):
         features, weight, result = ctx.saved_tensors
-        count, channels = _count(features), features.shape[1]
         gradient = gradient.to(features.dtype).contiguous(memory_format=torch.channels_last)
-        x, d = _rows(features), _rows(gradient)
-        centre = _tiled(ctx.mean, x)
-        if result is None:
-            total, slope = _summed(_slopes, channels, d, x, centre)
-        else:
-            # What the ReLU lets through is the shortcut's, too.
+        x, d, y = _rows(features), _rows(gradient), _rows(features if result is None else result)
+        centre, scale, through, constant = np.empty((4, x.shape[1]), F)
+        _tile(ctx.known[0], centre)
+        masked = result is not None
+        passed = d
+        if masked and ctx.added:  # what the ReLU lets through is the shortcut's, too
             gradient = torch.empty_like(gradient)
             passed = _rows(gradient)
-            total, slope = _summed(_passed_slopes, channels, d, _rows(result), x, passed, centre)
-            d = passed
-        scale = ctx.inverse * weight.detach().numpy()
-        parts = scale, -scale * ctx.inverse**2 * slope / count, -scale * total / count
+        totals = np.zeros((2, x.shape[1]))
+        _slopes(d, y, x, passed, centre, masked, masked and ctx.added, totals)
+        slopes = np.empty((2, len(weight)), F)
+        _gradient_parts(totals, ctx.known, weight.detach().numpy(), _count(features), slopes, scale, through, constant)
         back = torch.empty_like(features)
-        _gradient(d, x, _rows(back), centre, *(_tiled(part, x) for part in parts))
-        of_weight, of_bias = (torch.from_numpy(part.astype(F)) for part in (slope * ctx.inverse, total))
+        masked = masked and not ctx.added
+        _gradient(passed, y, x, _rows(back), centre, scale, through, constant, masked)
+        of_weight, of_bias = torch.from_numpy(slopes)
         return back, of_weight, of_bias, gradient if ctx.added else None, None, None
 
 
@@ -116,24 +112,18 @@ def _count(features: Tensor) -> int:
 
 def _rows(features: Tensor) -> np.ndarray:
     """[rows, channels], of few channels several rows in one; bf16 as its bits."""
-    channels, rows = features.shape[1], _count(features)
+    flat = _flat(features)
+    rows, channels = flat.shape
     together = 1
     while channels * together < WIDE and rows % (2 * together) == 0:
         together *= 2
-    flat = features.detach().permute(0, 2, 3, 1).reshape(rows // together, channels * together)
+    return flat.reshape(rows // together, channels * together)
+
+
+def _flat(features: Tensor) -> np.ndarray:
+    """[pixels, channels]; bf16 as its bits."""
+    flat = features.detach().permute(0, 2, 3, 1).flatten(0, 2)
     return (flat.view(torch.uint16) if flat.dtype == torch.bfloat16 else flat).numpy()
-
-
-def _tiled(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """One value a channel, as wide as the rows."""
-    return np.tile(values.astype(F), rows.shape[1] // len(values))
-
-
-def _summed(call: Callable, channels: int, *given: np.ndarray) -> np.ndarray:
-    """Two sums for every channel, [2, channels] in float64."""
-    totals = np.zeros((2, given[0].shape[1]))
-    call(*given, totals)
-    return totals.reshape(2, -1, channels).sum(1)
 
 
 def _wide(value):
@@ -165,19 +155,65 @@ def _narrow_compiled(value, like):
 
 
 @_compiled
+def _near(flat, pixels, near):
+    """A value near the mean of every channel: of what lies in the middle of each image."""
+    images = len(flat) // pixels
+    near[:] = F(0)
+    for n in range(images):
+        row = flat[n * pixels + pixels // 2]
+        for c in range(len(near)):
+            near[c] += _wide(row[c]) / F(images)
+
+
+@_compiled
 def _sums(x, near, totals):
     """Of distances from a value that is near the mean, so that little cancels, and of their squares."""
-    part = np.empty((2, x.shape[1]), F)
-    plain, square = part[0], part[1]
+    part = np.empty((3, x.shape[1]), F)
+    plain, square, centre = part[0], part[1], part[2]
+    for c in range(len(centre)):
+        centre[c] = near[c % len(near)]
     for start in range(0, len(x), TOGETHER):
-        part[:] = F(0)
+        part[:2] = F(0)
         for r in range(start, min(start + TOGETHER, len(x))):
             row = x[r]
             for c in range(len(row)):
-                value = _wide(row[c]) - near[c]
+                value = _wide(row[c]) - centre[c]
                 plain[c] += value
                 square[c] += value * value
-        totals += part
+        totals += part[:2]
+
+
+@_compiled
+def _statistics(totals, near, count, eps):
+    """[mean, variance, 1 / deviation] of every channel in float64; what is infinite gets no number, as from torch."""
+    channels = len(near)
+    known = np.zeros((3, channels))
+    for c in range(totals.shape[1]):
+        known[0, c % channels] += totals[0, c] / count
+        known[1, c % channels] += totals[1, c] / count
+    for c in range(channels):
+        variance = known[1, c] - known[0, c] ** 2
+        known[0, c] += near[c]
+        known[1, c] = 0.0 if variance < 0.0 else variance
+        known[2, c] = 1.0 / np.sqrt(known[1, c] + eps)
+    return known
+
+
+@_compiled
+def _affine(known, weight, bias, scale, shift):
+    """What takes a value to its place, as wide as the rows."""
+    channels = len(weight)
+    for c in range(len(scale)):
+        k = c % channels
+        scale[c] = F(known[2, k] * weight[k])
+        shift[c] = F(bias[k] - known[0, k] * known[2, k] * weight[k])
+
+
+@_compiled
+def _tile(values, wide):
+    """One value a channel, as wide as the rows."""
+    for c in range(len(wide)):
+        wide[c] = F(values[c % len(values)])
 
 
 @_compiled
@@ -199,24 +235,11 @@ def _apply_and_add(x, other, y, scale, shift, relu):
 
 
 @_compiled
-def _slopes(d, x, centre, totals):
-    """Sums of gradients, and of gradients times distances from the mean."""
-    part = np.empty((2, x.shape[1]), F)
-    plain, slope = part[0], part[1]
-    for start in range(0, len(x), TOGETHER):
-        part[:] = F(0)
-        for r in range(start, min(start + TOGETHER, len(x))):
-            gradients, row = d[r], x[r]
-            for c in range(len(row)):
-                value = _wide(gradients[c])
-                plain[c] += value
-                slope[c] += value * (_wide(row[c]) - centre[c])
-        totals += part
+def _slopes(d, y, x, passed, centre, masked, kept, totals):
+    """Sums of gradients, and of gradients times distances from the mean.
 
-
-@_compiled
-def _passed_slopes(d, y, x, passed, centre, totals):
-    """_slopes() of the gradients that the ReLU lets through, which are kept."""
+    Masked: of those that the ReLU let through, where its result y is above 0. Kept: written down, into passed.
+    """
     part = np.empty((2, x.shape[1]), F)
     plain, slope = part[0], part[1]
     for start in range(0, len(x), TOGETHER):
@@ -224,18 +247,39 @@ def _passed_slopes(d, y, x, passed, centre, totals):
         for r in range(start, min(start + TOGETHER, len(x))):
             gradients, result, row, target = d[r], y[r], x[r], passed[r]
             for c in range(len(row)):
-                value = F(0) if _wide(result[c]) <= F(0) else _wide(gradients[c])
-                target[c] = _narrow(value, gradients[c])
+                value = F(0) if masked and _wide(result[c]) <= F(0) else _wide(gradients[c])
+                if kept:
+                    target[c] = _narrow(value, gradients[c])
                 plain[c] += value
                 slope[c] += value * (_wide(row[c]) - centre[c])
         totals += part
 
 
 @_compiled
-def _gradient(d, x, back, centre, scale, through, constant):
-    """Of the loss in the features."""
+def _gradient_parts(totals, known, weight, count, slopes, scale, through, constant):
+    """Gradients of weight and bias, and what the gradient of a value is made of, as wide as the rows."""
+    channels = len(weight)
+    sums = np.zeros((2, channels))
+    for c in range(totals.shape[1]):
+        sums[0, c % channels] += totals[0, c]
+        sums[1, c % channels] += totals[1, c]
+    for c in range(channels):
+        slopes[0, c] = F(sums[1, c] * known[2, c])
+        slopes[1, c] = F(sums[0, c])
+    for c in range(len(scale)):
+        k = c % channels
+        factor = known[2, k] * weight[k]
+        scale[c] = F(factor)
+        through[c] = F(-factor * known[2, k] ** 2 * sums[1, k] / count)
+        constant[c] = F(-factor * sums[0, k] / count)
+
+
+@_compiled
+def _gradient(d, y, x, back, centre, scale, through, constant, masked):
+    """Of the loss in the features; masked as in _slopes()."""
     for r in range(len(x)):
-        gradients, row, target = d[r], x[r], back[r]
+        gradients, result, row, target = d[r], y[r], x[r], back[r]
         for c in range(len(row)):
-            value = scale[c] * _wide(gradients[c]) + through[c] * (_wide(row[c]) - centre[c]) + constant[c]
+            given = F(0) if masked and _wide(result[c]) <= F(0) else _wide(gradients[c])
+            value = scale[c] * given + through[c] * (_wide(row[c]) - centre[c]) + constant[c]
             target[c] = _narrow(value, row[c])

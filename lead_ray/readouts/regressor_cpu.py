@@ -4,18 +4,18 @@ Several times faster than the products and passes of `regressor` and `descent`, 
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from lead_ray import threads
 from lead_ray.readouts import soft_argmax_cpu, upsampling_cpu
 
 F = np.float32
-AT_ONCE = 8  # images: fewer read the weights too often, more leave the cache
-SHARED = 32  # by several threads: between torch's and ours the cores change hands, and each waits for the other's
+AT_ONCE = 8  # images for every thread: fewer read the weights too often, more leave the cache
+SHARED = 32  # images at most: threads share a cache
 CACHE_LINE = 16  # floats; where rows of maps begin with one, products write them up to half as fast again
 
 
@@ -28,7 +28,7 @@ class Passes:
     def __init__(self, blocks: Sequence[Float[Tensor, "n _ _ _"]], *, marks: int, points: int, grid: int):
         self._blocks = [block.permute(0, 2, 3, 1) for block in blocks]
         self._marks, self._grid, count = marks, grid, marks * points
-        self._most = max(1, min(len(blocks[0]), AT_ONCE if torch.get_num_threads() == 1 else SHARED))
+        self._most = max(1, min(len(blocks[0]), AT_ONCE * torch.get_num_threads(), SHARED))
         self._shapes = np.array([block.shape[1:3] for block in self._blocks])
         self._row = -(-count // CACHE_LINE) * CACHE_LINE
         self._values = self._shapes.prod(1) * self._row
@@ -106,11 +106,5 @@ class Passes:
         def part(first: int, last: int) -> None:
             soft_argmax_cpu.read_out(self._maps.numpy(), *settings, *results, (first, last))
 
-        threads = max(1, min(torch.get_num_threads(), count))
-        if threads == 1:
-            part(0, count)
-        else:
-            cuts = [count * i // threads for i in range(threads + 1)]
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(part, cuts[:-1], cuts[1:]))
+        threads.shared(part, count)
         return float(losses.sum())
