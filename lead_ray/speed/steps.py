@@ -145,7 +145,9 @@ class Step(Bench):
             candidates += [self.peer(images, device, peer, way) for peer in installed() for way in ways]
             candidates += [self.ours(images, device, precision, how) for how in hows for precision in precisions]
             found = compare(candidates, images=self.batch, rounds=self.rounds, device=device)
-        report(f"BYOL, ResNet-{self.depth}, {self.views.size} px, batch {self.batch}", found, self.out, self)
+        threads = f", {self.threads} threads" * (self.threads > 1)
+        title = f"BYOL, ResNet-{self.depth}, {self.views.size} px, batch {self.batch}{threads}"
+        report(title, found, self.out, self)
         return found
 
     def given(self, images: Tensor, make: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], tuple[Tensor, Tensor]]:
