@@ -39,19 +39,28 @@ class Pretrain(Stage):
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.objective, MocoSettings) and self.crew.elastic:
+        if isinstance(self.objective, MocoSettings):
+            self._check_moco(self.objective)
+
+    def _check_moco(self, moco: MocoSettings) -> None:
+        """Raises: ValueError where MoCo and the run do not go together."""
+        if self.crew.elastic:
             raise ValueError(
                 f"objective:moco gathers the keys of all workers at every step, so their number cannot change: give "
                 f"one, not workers={self.workers}"
             )
-        if isinstance(self.objective, MocoSettings) and self.objective.queue % self.optim.batch_size:
+        if self.sync_batchnorm:
+            raise ValueError("sync_batchnorm makes one batch of all workers', whose statistics give MoCo's keys away")
+        batch, workers = self.optim.batch_size, max(1, self.crew.most)
+        if moco.queue % batch:
+            raise ValueError(f"objective.queue must be a multiple of optim.batch_size={batch}, got {moco.queue}")
+        if moco.groups > workers and moco.groups % workers:
+            raise ValueError(f"objective.groups must be a multiple of workers={workers}, got {moco.groups}")
+        groups = max(moco.groups, workers)
+        if batch % groups or batch < 2 * groups:
             raise ValueError(
-                f"objective.queue must be a multiple of optim.batch_size={self.optim.batch_size}, "
-                f"got {self.objective.queue}"
-            )
-        if isinstance(self.objective, MocoSettings) and self.optim.batch_size % self.objective.groups:
-            raise ValueError(
-                f"objective.groups must divide optim.batch_size={self.optim.batch_size}, got {self.objective.groups}"
+                f"optim.batch_size={batch} must be two images or more for each of objective.groups={moco.groups} "
+                f"and workers={workers}, and as many for one as for another"
             )
 
     @property

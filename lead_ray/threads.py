@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from threading import get_ident
 
 import torch
 
@@ -21,14 +22,17 @@ def shared(part: Callable[[int, int], None], count: int) -> None:
     """part(first, last) for ranges that are `count` together, one for every thread that torch has.
 
     They run side by side as far as part lets go of the interpreter, as machine code does (lead_ray.machine_code). What
-    a part raises is raised here, after those that had begun have ended.
+    a part raises is raised here, after those that had begun have ended. As with torch's own operators, each thread of
+    Python's that asks has a team of its own, and a process that was forked after the first call has none.
     """
-    threads = max(1, min(torch.get_num_threads(), count))
-    ranges = deque(pairwise(count * i // threads for i in range(threads + 1)))
-    errors = []
+    number = torch.get_num_threads()
+    parts = max(1, min(number, count))
+    ranges = deque(pairwise(count * i // parts for i in range(parts + 1)))
+    entered, errors = set(), []
 
     def body(_=None) -> None:
         try:
+            entered.add(get_ident())
             while not errors:
                 try:
                     limits = ranges.popleft()
@@ -38,11 +42,13 @@ def shared(part: Callable[[int, int], None], count: int) -> None:
         except BaseException as error:
             errors.append(error)
 
-    if threads > 1 and (parallel := _parallel()):
-        parallel(_Body(body), None, threads, 0)
-    elif threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(body, range(threads)))
+    if parts > 1 and (parallel := _parallel()):
+        parallel(_Body(body), None, number, 0)  # all of them: OpenMP lets those go that a team has no use for
+        if get_ident() not in entered:  # Ctrl-C came before body could catch it, and C has nowhere to raise it
+            raise KeyboardInterrupt
+    elif parts > 1:
+        with ThreadPoolExecutor(parts) as pool:
+            list(pool.map(body, range(parts)))
     body()  # the one part, or what nobody took: OpenMP may give fewer threads than were asked for
     if errors:
         raise errors[0]

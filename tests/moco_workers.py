@@ -15,15 +15,19 @@ BATCH, WORLD, GROUPS = 16, 2, (2, 4)
 
 
 def learner(groups: int) -> Moco:
+    """With a trunk of double precision, where no ReLU opens by rounding."""
     torch.manual_seed(0)
-    return Moco(Trunk(TrunkSettings(depth=18, width=0.125)), MocoSettings(dim=4, queue=64, groups=groups))
+    moco = Moco(Trunk(TrunkSettings(depth=18, width=0.125)), MocoSettings(dim=4, queue=64, groups=groups))
+    moco.trunk.double()
+    moco.key[0].double()
+    return moco
 
 
 def batch() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     brightness = torch.arange(float(BATCH))[:, None, None, None]  # so that BatchNorm's statistics tell who was there
     a, b = (torch.randn(BATCH, 3, 32, 32, generator=generator) + brightness for _ in range(2))
-    return a, b
+    return a.double(), b.double()
 
 
 def steps(moco: Moco, views: tuple[Tensor, Tensor]) -> dict[str, Tensor]:

@@ -255,7 +255,7 @@ class TestWorkers:
         _, view = moco_workers.batch()
         own = groups // moco_workers.WORLD
         for rank, worker in enumerate(workers):
-            mean, first = torch.zeros(8), moco_workers.learner(groups).key[0].conv1
+            mean, first = torch.zeros(8).double(), moco_workers.learner(groups).key[0].conv1
             for _ in range(2):  # steps
                 for hand in range(rank * own, (rank + 1) * own):
                     mean = 0.9 * mean + 0.1 * first(view[hand::groups]).mean(dim=(0, 2, 3))
@@ -320,8 +320,17 @@ class TestPretrain:
         assert "groups" not in earlier and now == earlier | {"groups": 4}
 
     def test_groups_are_of_one_size(self, pretrain, tmp_path):
-        with pytest.raises(ValueError, match=r"objective.groups must divide optim.batch_size=16, got 3"):
-            pretrain(tmp_path, objective=MocoSettings(queue=48, groups=3))
+        def of(groups, **changes):
+            return pretrain(tmp_path, objective=MocoSettings(queue=48, groups=groups), **changes)
+
+        of(8), of(4, workers=8), of(4, workers=2), of(1, workers=3, optim=Optim(batch_size=48))
+        for groups in (3, 16):  # sixteen of one image each would shuffle nothing
+            with pytest.raises(ValueError, match=rf"batch_size=16 must be two .*\.groups={groups} and workers=1"):
+                of(groups)
+        with pytest.raises(ValueError, match=r"objective.groups must be a multiple of workers=3, got 4"):
+            of(4, workers=3)
+        with pytest.raises(ValueError, match=r"sync_batchnorm makes one batch of all workers', .* MoCo's keys away"):
+            of(4, sync_batchnorm=True)
 
 
 def test_the_key_network_is_frozen_from_the_start():

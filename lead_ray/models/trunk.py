@@ -142,7 +142,10 @@ def normed(
 
     Args:
         batches: equal parts of the features, one after another, each of which is normalised by itself in training.
+    Raises: ValueError when in training the parts are not equal.
     """
+    if norm.training and len(features) % batches:
+        raise ValueError(f"batches must divide the {len(features)} images, got {batches}")
     kind = "" if torch.compiler.is_compiling() else features.device.type
     if kind == "cuda":
         from lead_ray.models import norm_triton

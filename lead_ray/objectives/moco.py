@@ -32,7 +32,8 @@ class MocoSettings:
     """Share of the key network kept at every step."""
     groups: int = 4
     """Parts of a step's images, of all workers together, whose statistics BatchNorm takes apart, so that those of a
-    query do not give its key away (shuffling BN); CL trained on four GPUs. More workers are as many groups."""
+    query do not give its key away (shuffling BN); CL trained on four GPUs. A multiple of the workers; where these are
+    more, each is a group."""
 
     def __post_init__(self):
         for name in ("dim", "queue", "groups"):
@@ -112,17 +113,18 @@ class Moco(nn.Module):
     ) -> tuple[Float[Tensor, "b {self.settings.dim}"], Float[Tensor, "n {self.settings.dim}"]]:
         """Keys of this worker's views, and those of all workers' views in order of rank.
 
-        Queries are of groups of images that lie one after another; keys are made in groups that are dealt out among
-        them, like cards: were query and key computed in the same BatchNorm batch, its statistics would give the key
+        Queries see BatchNorm in groups of images that lie one after another, keys in groups to which the images of all
+        workers are dealt like cards: were query and key computed in the same batch, its statistics would give the key
         away. Dealing a batch that is random already is as good as shuffling it, and needs no random numbers. One
-        worker with four groups makes the keys that four workers make.
+        worker with four groups makes the keys that four workers make; its running statistics see all groups, where
+        each of theirs sees its own.
         """
         trunk, head = self.key
         rank = dist.get_rank() if dist.is_initialized() else 0
         every_view, own = gathered(views), self.own_groups
         groups = len(every_view) * own
-        hands = [every_view.flatten(0, 1)[rank * own + hand :: groups] for hand in range(own)]
-        dealt = torch.cat(hands).contiguous(memory_format=torch.channels_last)
+        mine = [every_view.flatten(0, 1)[group::groups] for group in range(rank * own, (rank + 1) * own)]
+        dealt = torch.cat(mine).contiguous(memory_format=torch.channels_last)
         keys = gathered(F.normalize(head(pooled(trunk(dealt, own))).float(), dim=1))
         # Image i lies in group i % groups's row i // groups.
         every_key = keys.view(groups, -1, keys.shape[-1]).transpose(0, 1).flatten(0, 1)
