@@ -28,6 +28,24 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: py
 GOLDEN = Path(__file__).parent / "golden"
 STUDIES = Path(__file__).parents[1] / "studies"
 
+CLUSTERS = ("conduct", "faults", "jobs", "preemption", "ray", "studies")
+"""Test files that start one cluster of Ray after another. Two at a time on two cores wait for each other until some of
+Ray's own deadlines have passed: together they take longer than one after the other."""
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's: absent without it
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """A file of tests is a process's, as by --dist=loadfile, and CLUSTERS all are the same one's."""
+    from xdist.scheduler.loadfile import LoadFileScheduling
+
+    class OneClusterAtATime(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "clusters" if Path(file).stem.removeprefix("test_") in CLUSTERS else file
+
+    return OneClusterAtATime(config, log)
+
+
 # The same examples in every run, and no deadline: tests say nothing about time.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("suite")

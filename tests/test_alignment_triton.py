@@ -1,5 +1,6 @@
 """The Triton kernels, under Triton's interpreter on a CPU: equal to the block-by-block form and to whole matrices."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -8,6 +9,7 @@ from lead_ray.objectives import alignment_triton
 from lead_ray.objectives.blocked import blocked_alignment
 
 
+@pytest.mark.slow
 def test_equal_to_both_other_forms(interpreted):
     assert interpreted("alignment") == ["8", "21", "one", "side"]
 

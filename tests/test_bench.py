@@ -173,6 +173,7 @@ class TestSameWork:
                 for known, ours in zip(theirs.buffers(), mine.buffers(), strict=True):
                     torch.testing.assert_close(ours, known, rtol=1e-3, atol=1e-4)
 
+    @pytest.mark.slow
     def test_our_loss_curve_is_the_plain_one(self, monkeypatch):
         """And the same weights in the end. In double precision, so that rounding hides nothing: layout, optimiser,
         moving average, order of the step. Kernels of single precision are compared above and in test_norm_cpu."""

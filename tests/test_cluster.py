@@ -124,6 +124,7 @@ def open_ports(group: str) -> list[tuple]:
     )
 
 
+@pytest.mark.slow
 def test_only_ssh_is_open_and_only_to_the_caller(filled, once):
     config = yaml.safe_load(filled.read_text())
     (group,) = config["available_node_types"]["head"]["node_config"]["SecurityGroupIds"]
@@ -133,6 +134,7 @@ def test_only_ssh_is_open_and_only_to_the_caller(filled, once):
     assert open_ports(group) == [("-1", None, []), ("tcp", 22, ["198.51.100.9/32"])]
 
 
+@pytest.mark.slow
 def test_roles_reach_the_bucket_and_nothing_else(filled):
     iam = boto3.client("iam", "us-west-2")
     policy = iam.get_role_policy(RoleName="lead-ray-worker", PolicyName="lead-ray")["PolicyDocument"]
@@ -145,6 +147,7 @@ def test_roles_reach_the_bucket_and_nothing_else(filled):
     assert given.endswith(":role/lead-ray-worker")
 
 
+@pytest.mark.slow
 def test_from_the_file_to_nodes_and_to_their_end(filled):
     """Ray's own way of `ray up`, up to where it would reach the nodes by SSH."""
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider

@@ -78,6 +78,7 @@ def test_all_are_the_regressors_of_their_images_with_one_shrinkage():
     torch.testing.assert_close(together.spread, spread.sqrt(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_with_few_images_the_landmark_is_nearer_than_the_members_mean():
     """Members lack three of eight."""
     errors = []

@@ -135,6 +135,7 @@ class TestPictures:
         with pytest.raises(BadImage, match="cannot identify image file"):
             open_rgb(tmp_path / "x.jpg")
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore")  # Pillow's, of broken files
     def test_thousands_of_broken_pictures(self, tmp_path):
         """JPEG, PNG, WebP and TIFF with bytes changed, cut, doubled: a row each, or set aside with a reason."""

@@ -137,9 +137,8 @@ def test_descriptors_are_those_of_the_encoder(model, faces):
     assert [tuple(block.shape) for block in blocks] == [(3, 16, 24, 24), (3, 32, 12, 12), (3, 64, 6, 6), (3, 128, 3, 3)]
 
 
-@pytest.mark.parametrize(
-    "count", [pytest.param(1, marks=pytest.mark.slow, id="matched"), pytest.param(COUNT, id="ensemble")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [pytest.param(1, id="matched"), pytest.param(COUNT, id="ensemble")])
 def test_exported_models_say_the_same(count, faces, saved, tmp_path):
     folder, labels = faces
     if count != COUNT:
@@ -236,6 +235,7 @@ def test_points_that_no_image_can_have(faces):
         fit(labels=replace(labels, images=large))
 
 
+@pytest.mark.slow
 def test_the_image_whose_labels_are_wrong_is_named(faces):
     folder, labels = faces
     images = list(labels.images[:10])

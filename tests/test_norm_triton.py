@@ -12,6 +12,7 @@ from lead_ray.models import norm_triton, pool_triton
 from lead_ray.models.trunk import Trunk, TrunkSettings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["norm", "pool"])
 def test_results_gradients_and_statistics_are_those_of_float64(interpreted, name):
     assert interpreted(name) == ["equal"]

@@ -184,6 +184,7 @@ def test_an_interrupted_run_goes_on(stranger, model, tmp_path, monkeypatch):
     assert len(list(parts.glob("part-*"))) == 2 and sum(1 for _ in Parts(parts)) == 2
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_images(model, tmp_path, monkeypatch):
     """The list and its parts, without the pictures: work in proportion, nothing but numbers held."""
     monkeypatch.setattr(
