@@ -28,9 +28,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: py
 GOLDEN = Path(__file__).parent / "golden"
 STUDIES = Path(__file__).parents[1] / "studies"
 
-CLUSTERS = ("conduct", "faults", "jobs", "preemption", "ray", "studies")
-"""Test files that start one cluster of Ray after another. Two at a time on two cores wait for each other until some of
-Ray's own deadlines have passed: together they take longer than one after the other."""
+CLUSTERS = ("faults", "jobs", "preemption", "ray")
+"""Test files that start one cluster of Ray after another, about half of all work. Two at a time on two cores wait for
+each other until some of Ray's own deadlines have passed: together they take longer than one after the other."""
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's: absent without it

@@ -35,7 +35,7 @@ from lead_ray.pretrain import Pretrain
 from lead_ray.train import Optim
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own; nothing of ours is tested by them here
-LONG = Optim(lr=0.05, batch_size=16, steps=60)
+LONG = Optim(lr=0.05, batch_size=16, steps=30)
 """Long enough to be struck in the midst of it."""
 
 

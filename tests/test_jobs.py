@@ -17,13 +17,15 @@ import pytest
 import torch
 import yaml
 from small_runs import STEPS, free_ports, losses, stage1
-from test_faults import LONG, command, same, wait_for
+from test_faults import command, same, wait_for
 
 from lead_ray import launch
 from lead_ray.machine import cores
 from lead_ray.pretrain import Pretrain
+from lead_ray.train import Optim
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own
+LONG = Optim(lr=0.05, batch_size=16, steps=60)  # as many more as it takes `ray job stop` to start
 ROOT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")
 HEAD = "ray.head.default"  # what the made-up provider calls the head; of another type it would start one more
