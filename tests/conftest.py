@@ -35,7 +35,7 @@ each other until some of Ray's own deadlines have passed: together they take lon
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's: absent without it
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """A file of tests is a process's, as by --dist=loadfile, and CLUSTERS all are the same one's."""
+    """Each file of tests is one process's, and CLUSTERS are all the same one's."""
     from xdist.scheduler.loadfile import LoadFileScheduling
 
     class OneClusterAtATime(LoadFileScheduling):
