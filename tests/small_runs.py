@@ -63,3 +63,9 @@ def free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+def node_ports() -> dict[str, int]:
+    """For a node of ray.cluster_utils.Cluster: Ray ends one whose agents take more than 15 seconds to choose these."""
+    names = ("metrics_export_port", "metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+    return dict(zip(names, free_ports(len(names)), strict=True))

@@ -23,7 +23,7 @@ import ray
 import small_runs
 import torch
 from safetensors.torch import load_file
-from small_runs import alone, free_ports, losses, stage1
+from small_runs import alone, losses, node_ports, stage1
 
 from lead_ray import ingest, launch, prepare, pretrain
 from lead_ray.artefacts import RunFolder
@@ -219,18 +219,10 @@ class TestRay:
         """As when a spot instance goes and another comes: training goes on from the last checkpoint."""
         from ray.cluster_utils import Cluster
 
-        def ports() -> dict[str, int]:
-            """Ray ends a node whose agents take more than 15 seconds to choose these themselves."""
-            names = (
-                "metrics_export_port",
-                "metrics_agent_port",
-                "runtime_env_agent_port",
-                "dashboard_agent_listen_port",
-            )
-            return dict(zip(names, free_ports(4), strict=True))
-
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False} | ports())
-        node = cluster.add_node(num_cpus=3, **ports())
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False} | node_ports()
+        )
+        node = cluster.add_node(num_cpus=3, **node_ports())
         ray.init(address=cluster.address, log_to_driver=False)
         try:
             run = stage1(Pretrain, data, tmp_path, workers=2, optim=LONG)
@@ -241,7 +233,7 @@ class TestRay:
             cluster.remove_node(node, allow_graceful=False)
             lost_at = folder.metrics()[-1]["step"]
             assert lost_at < LONG.steps, "the run was over before the node was"
-            cluster.add_node(num_cpus=3, **ports())
+            cluster.add_node(num_cpus=3, **node_ports())
             training.join()
             again = stage1(Pretrain, data, tmp_path / "again", optim=LONG)
             same(folder, alone(again, shares=2, threads=max(1, cores() // 2)))  # as each of the two had

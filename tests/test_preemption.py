@@ -11,8 +11,8 @@ import layouts
 import pytest
 import ray
 import torch
-from small_runs import alone, free_ports, losses, stage1
-from test_faults import command, same, wait_for
+from small_runs import alone, losses, node_ports, stage1
+from test_faults import LONG, command, same, wait_for
 
 from lead_ray import launch
 from lead_ray.artefacts import RunFolder
@@ -22,7 +22,6 @@ from lead_ray.pretrain import Pretrain
 from lead_ray.train import Optim
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own; nothing of ours is tested by them here
-LONG = Optim(lr=0.05, batch_size=16, steps=30)
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +115,8 @@ def test_a_node_is_drained_goes_and_another_comes(quiet_ray, data, tmp_path, mon
     monkeypatch.setattr(launch, "GROWTH", 2.0)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-    def ports() -> dict[str, int]:
-        names = ("metrics_export_port", "metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
-        return dict(zip(names, free_ports(4), strict=True))
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False} | ports())
-    node = cluster.add_node(num_cpus=1, **ports())
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False} | node_ports())
+    node = cluster.add_node(num_cpus=1, **node_ports())
     ray.init(address=cluster.address, log_to_driver=False)
     try:
         run = stage1(Patient, data, tmp_path, workers="1:2", optim=LONG, checkpoint_every=1000)
@@ -138,7 +133,7 @@ def test_a_node_is_drained_goes_and_another_comes(quiet_ray, data, tmp_path, mon
         assert kept % launch.HEED == 0 and kept < LONG.steps, "kept for another reason"
         cluster.remove_node(node, allow_graceful=False)
         wait_for(lambda: (tmp_path / "worlds").read_text().split() == ["2", "1"], alive=training.is_alive)
-        cluster.add_node(num_cpus=1, **ports())
+        cluster.add_node(num_cpus=1, **node_ports())
         wait_for(lambda: not training.is_alive())
         assert (tmp_path / "worlds").read_text().split() == ["2", "1", "2"]
         same(folder, alone(stage1(Pretrain, data, tmp_path / "alone", optim=LONG), shares=2, threads=1))

@@ -203,14 +203,14 @@ class TestTraining:
         (path,) = tmp_path.iterdir()
         assert not (path / "encoder.safetensors").exists()
 
-    def test_a_shard_altered_after_preparing(self, cluster, fine, tmp_path):
-        """Streamed; resident, and without Ray: test_stages.py."""
+    @pytest.mark.parametrize("way", ["resident", "stream"])
+    def test_a_shard_altered_after_preparing(self, cluster, fine, tmp_path, way):
         spoilt = Path(shutil.copytree(fine, tmp_path / "spoilt"))
         shard = spoilt / "train/part-00011.parquet"
         shard.write_bytes(shard.read_bytes()[:-1] + b"x")
         message = rf"^{shard} is damaged \(its sha256 .*\)\. Mend it by: lead-ray prepare folder .* --out {spoilt}$"
         with pytest.raises(WorkerError, match=message):
-            launch.run(stage1(Pretrain, spoilt, tmp_path / "runs", ingest="stream", workers=1))
+            launch.run(stage1(Pretrain, spoilt, tmp_path / "runs", ingest=way, workers=1))
 
     def test_no_gpus_in_the_cluster(self, cluster, data, tmp_path):
         with pytest.raises(ValueError, match="workers=2 need a GPU each, the cluster has 0: use --device cpu"):
